@@ -1,0 +1,1 @@
+"""Every interleaving: search, replay, paths."""

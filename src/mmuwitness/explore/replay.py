@@ -1,0 +1,252 @@
+"""Replay: one schedule in CPython, on the author's own lines.
+
+`Replay` runs the processes of a host as generators and stops each where the folded program says
+that a step begins.  Its packed state is built from the Python objects and the generators' own
+locals, so that it can be compared, bit for bit, with what the lowered program computes.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+from mmuwitness.model.primitives import FeatureNames
+from mmuwitness.model.state import LockState, RangeError, SequenceState, SnapshotValue
+from mmuwitness.process.ir import Context, Reg, Site
+from mmuwitness.process.language import qualified_name
+from mmuwitness.process.layout import Layout, codes_of
+from mmuwitness.process.program import Program
+from mmuwitness.process.rewrite import BLOCKED, generator_code
+
+ATOM = re.compile(r"^(\w+)|\.(\w+)|\[(\d+)\]")
+
+
+class ModelError(Exception):
+    """The model itself went wrong in a step: a BUG_ON, a None, a value out of range."""
+
+
+class HostFeatures:
+    """`feature` as process code sees it in replay."""
+
+    def __init__(self, has: Callable[[str], bool]) -> None:
+        self._has = has
+
+    def __getattr__(self, name: str) -> bool:
+        return self._has(name)
+
+
+class ReplayProcess:
+    """One process as a generator, and the runtime (`_mw`) that its functions call."""
+
+    def __init__(self, replay: Replay, pid: int) -> None:
+        self.replay, self.pid = replay, pid
+        self.steps = replay.program.steps[pid]
+        self.stack: list[tuple[int, int]] = []
+        self.frames: dict[Context, Any] = {}
+        self.sites = self.steps.by_site
+        self.pc = 0
+        self.choices = 0
+        self.waits_for = 0
+        spec = replay.host.processes[pid]
+        self.generator = self.call(-1, spec.function, spec.arguments, {})
+        self.stack.clear()
+        if self.steps.boundaries[0].site is not None:
+            self.run(None)
+
+    # -- driving ---------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        return self.pc == self.steps.done
+
+    def run(self, send: int | None) -> bool:
+        """Go on to the next boundary; False if the step is disabled (nothing has changed)."""
+        self.waits_for = 0
+        try:
+            value = self.generator.send(send)
+            while True:
+                if value is BLOCKED:
+                    return False
+                boundary = self.sites.get(Site(tuple(self.stack), value))
+                if boundary is not None:
+                    self.pc = boundary.pc
+                    return True
+                value = self.generator.send(None)
+        except StopIteration:
+            self.pc = self.steps.done
+            return True
+        except (RangeError, AttributeError, TypeError) as error:
+            raise ModelError(str(error)) from error
+
+    # -- what rewritten code calls -----------------------------------------------------------
+
+    def call(self, number: int, function: Any, arguments: Any, keywords: Any) -> Generator[Any, Any, Any]:
+        if isinstance(function, types.MethodType) and isinstance(function.__self__, SequenceState):
+            yield number * 16
+            return function()
+        if isinstance(function, types.MethodType):
+            arguments = (function.__self__, *arguments)
+            function = function.__func__
+            if getattr(function, "__name__", "") == "replace":
+                return function(*arguments, **keywords)
+        if not isinstance(function, types.FunctionType):
+            return function(*arguments, **keywords)
+        depth = len(self.stack)
+        if number >= 0:
+            self.stack.append((number, -1))
+        context = tuple(self.stack)
+        generator = self.replay.twin(function, self)(*arguments, **keywords)
+        outer = self.frames.get(context)
+        self.frames[context] = generator
+        result = yield from generator
+        del self.stack[depth:]
+        if outer is None:
+            del self.frames[context]
+        return result
+
+    def choose(self, number: int, n: int) -> Generator[Any, Any, int]:
+        if n == 1:
+            return 0
+        self.choices = n
+        chosen: int = yield number
+        self.choices = 0
+        return chosen
+
+    def acquire(self, number: int, lock: LockState, mode: str) -> Generator[Any, Any, None]:
+        yield number
+        while True:
+            owner = 0 if lock.owner is None else 1 << lock.owner
+            readers = sum(1 << r for r in lock.readers) if mode == "w" else 0
+            self.waits_for = owner | readers
+            if not self.waits_for:
+                break
+            yield BLOCKED
+        if mode == "w":
+            lock.owner = self.pid
+        else:
+            lock.readers.add(self.pid)
+
+    def trylock(self, number: int, lock: LockState) -> Generator[Any, Any, bool]:
+        yield number
+        if lock.owner is not None or lock.readers:
+            return False
+        lock.owner = self.pid
+        return True
+
+    def release(self, lock: LockState, mode: str) -> None:
+        if mode == "r":
+            lock.readers.discard(self.pid)
+        elif lock.owner != self.pid:
+            raise RangeError(f"{lock.name} is released by one who does not hold it")
+        else:
+            lock.owner = None
+
+    def depth(self) -> int:
+        return len(self.stack)
+
+    def unwind(self, depth: int) -> None:
+        del self.stack[depth:]
+
+    def iterate(self, number: int, over: Any) -> Iterator[Any]:
+        depth = len(self.stack)
+        for position, item in enumerate(over):
+            self.stack[depth:] = [(number, position)]
+            yield item
+
+    def cover(self, text: str) -> None:
+        self.replay.covered.add(text)
+
+    def warn_on(self, condition: Any, function: str) -> None:
+        if condition:
+            self.cover(f"WARN_ON in {function}()")
+
+    def bug_on(self, condition: Any, function: str) -> None:
+        if condition:
+            raise RangeError(f"BUG_ON in {function}()")
+
+    def trace(self, tracepoint: str, *arguments: Any) -> None:
+        self.replay.traced.append((self.pid, tracepoint, arguments))
+
+    # -- locals ----------------------------------------------------------------------------
+
+    def value_of(self, reg: Reg) -> Any:
+        """The value of a register, read from the local variables of the frame it belongs to."""
+        frame = self.frames[reg.context].gi_frame
+        value: Any = None
+        for variable, attribute, index in ATOM.findall(reg.name):
+            if variable:
+                value = frame.f_locals[variable]
+            else:
+                value = getattr(value, attribute) if attribute else value[int(index)]
+        return value
+
+
+class Replay:
+    """A host being replayed under a folded program.  `step` takes one step of the schedule."""
+
+    def __init__(self, program: Program, make_host: Callable[[], Any]) -> None:
+        self.program, self.host = program, make_host()
+        self.covered: set[str] = set()
+        self.traced: list[tuple[int, str, tuple[Any, ...]]] = []
+        self.features = HostFeatures(self.host.has_feature)
+        count = len(self.host.processes)
+        self.processes = [ReplayProcess(self, pid) for pid in range(count)]
+
+    def twin(self, function: types.FunctionType, process: ReplayProcess) -> Callable[..., Any]:
+        """The generator function that replays `function`, under the host's overrides."""
+        function = self.host.overrides.get(qualified_name(function), function)
+        scope = dict(function.__globals__)
+        for name, value in scope.items():
+            if isinstance(value, FeatureNames):
+                scope[name] = self.features
+        scope["_mw"] = process
+        code = generator_code(function)
+        return types.FunctionType(code, scope, function.__name__, function.__defaults__)
+
+    def step(self, pid: int, choice: int) -> bool:
+        """One step of a process; False if it is disabled.  ModelError if the model goes wrong."""
+        process = self.processes[pid]
+        self.covered.clear()
+        self.traced.clear()
+        return process.run(choice if process.choices else None)
+
+    def choices(self, pid: int) -> int:
+        """How many ways the next step of a process has: 0 once it has finished."""
+        process = self.processes[pid]
+        return 0 if process.done else process.choices or 1
+
+    def words(self) -> tuple[int, ...]:
+        """The packed state, from the objects and the generators' locals."""
+        layout = self.program.layout
+        words = [0] * layout.words
+        put_shared(layout, self.host.world, words)
+        for process, frame in zip(self.processes, layout.frames, strict=True):
+            frame.pc.put(words, process.pc)
+            if process.done:
+                continue
+            for reg, slot in frame.live[process.pc].items():
+                slot.put(words, encode(reg, process.value_of(reg), self.host.world.sizes))
+            for reg, slot in frame.snapshots.items():
+                if reg in process.steps.boundaries[process.pc].live:
+                    slot.put(words, encode(reg, process.value_of(reg), self.host.world.sizes))
+        return tuple(words)
+
+
+def put_shared(layout: Layout, world: Any, words: list[int]) -> None:
+    for declared, slots in layout.shared():
+        instances = world.instances(declared.struct)
+        for slot, code in zip(slots, codes_of(declared, instances, world), strict=True):
+            slot.put(words, code)
+        for slot, instance in zip(layout.readers.get(declared.key, ()), instances, strict=False):
+            mask = sum(1 << pid for pid in instance.cells[declared.name].readers)
+            slot.put(words, mask)
+
+
+def encode(reg: Reg, value: Any, sizes: dict[str, int]) -> int:
+    if isinstance(value, SnapshotValue):
+        return int(value.fresh)
+    if isinstance(value, LockState):
+        return int(value.holder.index) + 1
+    return reg.kind.encode(value, sizes)

@@ -1,0 +1,158 @@
+"""The intermediate form: registers, operations and blocks of one folded process.
+
+A `Reg` belongs to a local name in one inlined call, so that replay can find the same value in a
+generator's frame.  A `Site` names a place where a step may begin, in both executors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmuwitness.model.state import Bool, Bounded, Field, Kind, OfValue, Ref, Snapshot, Struct, Value
+from mmuwitness.process.errors import Location
+
+Context = tuple[tuple[int, int], ...]
+"""The chain of inlined calls and unrolled iterations: (number of the call or loop, iteration)."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a step may begin: the calling context and the numbered syntax node (times 16, plus
+    which of several places of that node)."""
+
+    context: Context
+    number: int
+
+
+class Reg:
+    """A local variable or temporary of one inlined call; holds one coded integer."""
+
+    __slots__ = ("context", "kind", "name", "snapshot_of")
+
+    def __init__(self, context: Context, name: str, kind: Kind) -> None:
+        self.context, self.name, self.kind = context, name, kind
+        self.snapshot_of: Field | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.name}@{len(self.context)}"
+
+
+Operand = Reg | int
+
+
+class Op:
+    """One operation.  `code` is one of:
+
+    mov, bin (extra: operator), load, store, acquire, release, try (extra: "w" or "r"),
+    bump, snap, fresh, cover (extra: mark), check (extra: message), choose (extra: n), wait,
+    begin (an atomic region starts) and trace (extra: name).
+
+    `first` is where a step that begins with this access begins: the operation that starts to
+    compute its element number.
+    """
+
+    __slots__ = (
+        *("args", "code", "dst", "extra", "field", "ghost", "region", "site", "where"),
+        *("boundary", "first"),
+    )
+
+    def __init__(self, code: str, where: Location, **parts: Any) -> None:
+        self.code, self.where = code, where
+        self.dst: Reg | None = parts.get("dst")
+        self.args: tuple[Operand, ...] = parts.get("args", ())
+        self.field: Field | None = parts.get("field")
+        self.extra: Any = parts.get("extra")
+        self.site: Site | None = parts.get("site")
+        self.region: int = parts.get("region", 0)
+        self.ghost: bool = parts.get("ghost", False)
+        self.boundary = -1
+        self.first: Op = self
+
+    def __repr__(self) -> str:
+        dst = f"{self.dst} = " if self.dst else ""
+        key = f" {self.field.key}" if self.field else ""
+        return f"{dst}{self.code}{key} {self.args} {self.extra or ''}"
+
+
+@dataclass(eq=False)
+class Block:
+    """Straight-line operations and where control goes: ("jump", b), ("branch", reg, b, b),
+    ("done",) or ("blocked",)."""
+
+    ops: list[Op] = field(default_factory=list)
+    end: tuple[Any, ...] | None = None
+
+    def targets(self) -> Iterator[Block]:
+        for part in self.end or ():
+            if isinstance(part, Block):
+                yield part
+
+
+@dataclass(eq=False)
+class Process:
+    """One folded process: its blocks in reverse postorder, registers, boundaries."""
+
+    name: str
+    pid: int
+    entry: Block
+    blocks: list[Block] = field(default_factory=list)
+    functions: set[str] = field(default_factory=set)
+
+    def ops(self) -> Iterator[tuple[Block, int, Op]]:
+        for block in self.blocks:
+            for position, op in enumerate(block.ops):
+                yield block, position, op
+
+
+def reachable_blocks(entry: Block) -> list[Block]:
+    """Blocks reachable from `entry`, in reverse postorder (iterative: graphs are deep)."""
+    order: list[Block] = []
+    seen = {id(entry)}
+    stack: list[tuple[Block, Iterator[Block]]] = [(entry, entry.targets())]
+    while stack:
+        block, rest = stack[-1]
+        for target in rest:
+            if id(target) not in seen:
+                seen.add(id(target))
+                stack.append((target, target.targets()))
+                break
+        else:
+            order.append(block)
+            stack.pop()
+    return order[::-1]
+
+
+def kind_of_constant(value: Any) -> Kind | None:
+    """The kind that a compile-time constant has when it is stored in a register."""
+    if isinstance(value, bool):
+        return Bool()
+    if isinstance(value, int):
+        return Bounded(value, value)
+    if isinstance(value, Struct):
+        return Ref(type(value).__name__)
+    if isinstance(value, Value):
+        return OfValue(type(value))
+    return None
+
+
+def join_kinds(a: Kind | None, b: Kind | None, sizes: dict[str, int]) -> Kind | None:
+    """The kind that covers both; None if there is none.  `None` joins with a handle."""
+    if a is None or b is None:
+        return a or b
+    if isinstance(a, Ref) and isinstance(b, Ref):
+        return a if a.struct == b.struct else None
+    if isinstance(a, OfValue) and isinstance(b, OfValue):
+        return a if a.cls is b.cls else None
+    if isinstance(a, Snapshot) and isinstance(b, Snapshot):
+        return a
+    if isinstance(a, Bool) and isinstance(b, Bool):
+        return a
+    if isinstance(a, Bool | Bounded) and isinstance(b, Bool | Bounded):
+        return Bounded(min(a.lo, b.lo), max(a.hi(sizes), b.hi(sizes)))
+    return None
+
+
+def same_kind(a: Kind, b: Kind, sizes: dict[str, int]) -> bool:
+    return type(a) is type(b) and a.lo == b.lo and a.hi(sizes) == b.hi(sizes)

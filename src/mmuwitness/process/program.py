@@ -1,0 +1,157 @@
+"""A folded program: the processes and claims of one host, their steps, layout and machine code."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mmuwitness.model.state import World
+from mmuwitness.process.cfg import Builder
+from mmuwitness.process.ir import Operand, Process
+from mmuwitness.process.layout import Layout, initial_words, make_layout
+from mmuwitness.process.lower import Lowered
+from mmuwitness.process.steps import Access, Boundary, Steps, accesses_of, find_steps, locks_held
+from mmuwitness.process.successors import FoldedClaim, lower_program
+
+
+class ProcessSpec(Protocol):
+    """A process of a scenario: `function(*arguments)` run by an actor called `name`."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+class ClaimSpec(Protocol):
+    """An `always` claim: a predicate of the host, and the locks that it needs free."""
+
+    name: str
+    function: Callable[..., Any]
+
+    def needs(self, host: Any) -> list[tuple[Any, str]]: ...
+
+
+class HostSpec(Protocol):
+    """What folding needs to know of a host."""
+
+    world: World
+    overrides: dict[str, types.FunctionType]
+    processes: Sequence[Any]
+    claims: Sequence[Any]
+
+    def has_feature(self, name: str) -> bool: ...
+
+
+@dataclass
+class Program:
+    """One host folded: everything that explore and replay need."""
+
+    host: Any
+    steps: list[Steps]
+    layout: Layout
+    lowered: Lowered
+    claims: list[str]
+    features_read: frozenset[str]
+    functions: frozenset[str]
+    unguarded: list[str] = field(default_factory=list)
+
+    @property
+    def initial(self) -> list[int]:
+        return initial_words(self.layout, self.steps)
+
+    @property
+    def digest(self) -> str:
+        """Two programs with the same digest have the same states and the same steps."""
+        text = self.lowered.text + repr(self.initial) + repr(self.lowered.marks)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def process_name(self, pid: int) -> str:
+        return self.steps[pid].process.name
+
+    def boundary(self, pid: int, words: Sequence[int]) -> Boundary | None:
+        """Where a process stands in a packed state; None when it has finished."""
+        pc = self.layout.frames[pid].pc.get(tuple(words))
+        return None if pc == self.steps[pid].done else self.steps[pid].boundaries[pc]
+
+
+def fold(host: HostSpec, every: bool = False) -> Program:
+    """Fold every process and claim of a host; see `find_steps` for `every`."""
+    builders, processes = [], []
+    for pid, spec in enumerate(host.processes):
+        builder = Builder(host.world, host.has_feature, host.overrides)
+        processes.append(builder.build(spec.name, pid, spec.function, spec.arguments))
+        builders.append(builder)
+    claims, observers = [], []
+    for number, claim in enumerate(host.claims):
+        builder = Builder(host.world, host.has_feature, host.overrides)
+        folded = fold_claim(builder, host, claim, -1 - number)
+        claims.append(folded)
+        builders.append(builder)
+        observers += observed(folded)
+    steps = find_steps(processes, observers, every)
+    layout = make_layout(host.world, steps, written(processes), read_locked(processes))
+    return Program(
+        host,
+        steps,
+        layout,
+        lower_program(layout, steps, claims),
+        [c.name for c in host.claims],
+        frozenset().union(*(b.features_read for b in builders)),
+        frozenset().union(*(b.functions for b in builders)),
+        unguarded_writes(processes),
+    )
+
+
+def fold_claim(builder: Builder, host: HostSpec, claim: Any, pid: int) -> FoldedClaim:
+    process = builder.build(claim.name, pid, claim.function, (host,))
+    result = as_operand(builder)
+    return FoldedClaim(process, result, [(lock, at) for lock, at in needs_of(host, claim)])
+
+
+def needs_of(host: HostSpec, claim: Any) -> list[tuple[str, int]]:
+    return [(type(o).fields[name].key, o.index) for o, name in claim.needs(host)]
+
+
+def as_operand(builder: Builder) -> Operand:
+    """The predicate's value as an operand."""
+    code, _ = builder.as_dyn(builder.result, ast.Pass())
+    return code
+
+
+def observed(claim: FoldedClaim) -> list[Access]:
+    """What a claim reads, as an observer that holds the locks it needs free."""
+    held = frozenset((key, element, "w") for key, element in claim.needs)
+    found = accesses_of(claim.process, locks_held(claim.process))
+    return [Access(a.pid, a.field, a.element, a.write, held) for a in found.values()]
+
+
+def written(processes: list[Process]) -> set[str]:
+    """Fields that some process writes, locks or bumps: all others are constants."""
+    codes = {"store", "acquire", "try", "release", "bump"}
+    return {op.field.key for p in processes for _, _, op in p.ops() if op.code in codes and op.field}
+
+
+def read_locked(processes: list[Process]) -> set[str]:
+    return {
+        op.field.key
+        for p in processes
+        for _, _, op in p.ops()
+        if op.code == "acquire" and op.extra == "r" and op.field
+    }
+
+
+def unguarded_writes(processes: list[Process]) -> list[str]:
+    """Writes to a field with `guarded_by` where its lock is not surely held."""
+    problems = set()
+    for process in processes:
+        held = locks_held(process)
+        for _, _, op in process.ops():
+            if op.code != "store" or op.field is None or not op.field.guarded_by:
+                continue
+            if not any(key == op.field.guarded_by and m == "w" for key, _, m in held[op]):
+                problems.add(f"{op.where}: {op.field.key} is written without {op.field.guarded_by}")
+    return sorted(problems)

@@ -1,0 +1,1 @@
+"""What a real kernel did: its traces, read and counted."""
