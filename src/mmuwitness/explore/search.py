@@ -39,11 +39,11 @@ BATCH_WORDS = BATCH_COUNTS + 8 * (THREADS_MAX + 2)  # byte offset in a batch of 
 NO_PARENT = 0xFFFF_FFFF  # of the initial state
 INDEX_LIMIT = NO_PARENT - 1  # states that 32-bit indices can tell apart
 
-LOAD = 0.85  # of the slots; fuller buckets overflow too often
+LOAD = 0.8  # of the slots; fuller buckets overflow too often
 FIRST_CAPACITY = 4096  # states: a small search touches little memory
 DIVIDE_AT = 1 << 17  # states: a smaller search ends before threads would pay
 BLOCK = 256  # entries whose cache misses overlap; their lines fit the first-level cache
-BATCH_ROOM = 1024  # successors: a batch stays in the second-level cache
+BATCH_ROOM = 2048  # successors: a batch stays in the second-level cache
 RING = 4  # batches a worker may be ahead of the slowest, with several workers
 CALL_SECONDS = 0.02  # aimed at; Ctrl-C waits about as long
 HUGE_BYTES = 1 << 22  # memory from this size on asks for huge pages: far fewer address misses
@@ -73,6 +73,7 @@ class Worker(ctypes.Structure):
     max_successors: int
     meta: int
     info: int
+    out: int  # scratch, the successors of one state
     candidates: int  # scratch, one word for each entry of a block
     states: int  # `count` states of this part, in order of discovery
     parents: int  # 32 bits each, global indices
@@ -98,6 +99,7 @@ class Worker(ctypes.Structure):
     ring: int
     batch_room: int
     batch_bytes: int
+    section_bytes: int  # of a batch, for one worker
     relax: int
     want_claims: int
     want_covers: int
@@ -292,6 +294,7 @@ class _Part:
         ):
             if used >= HUGE_BYTES:
                 memory.use_huge_pages()
+        ctypes.memset(self.table.address, 0, self.table.size)
         worker.buckets, worker.bucket_count = self.table.address, self.table.size // LINE_BYTES
         for first in range(0, worker.count, ENTER_STEP):
             self.core.rebuild(self.address, first, min(first + ENTER_STEP, worker.count))
@@ -353,22 +356,24 @@ class _Search:
         """Workers without states."""
         successors, most = self.model
         room = max(BATCH_ROOM, 4 * most)
-        batch = BATCH_WORDS + room * (8 * self.width + 8 + 4 + 4 * parts)
-        batch += -batch % LINE_BYTES
+        section = room * (8 * self.width + 8 + 4)
+        section += -section % LINE_BYTES
+        batch = BATCH_WORDS + parts * section
         ring = RING if parts > 1 else 1
         board = _Memory(LINE_BYTES * (parts + parts * parts) + 8 * parts)
         self.memories = [board]
         outboxes = board.address + LINE_BYTES * (parts + parts * parts)
         made = []
         for number in range(parts):
-            outbox = _Memory(ring * batch + 8 * (BLOCK + 2 * most + 4))
+            outbox = _Memory(ring * batch + 8 * (BLOCK + 2 * most + 4 + most * self.width))
             scratch = outbox.address + ring * batch
             ctypes.c_int64.from_address(outboxes + 8 * number).value = outbox.address
             worker = Worker(
                 successors=successors, max_successors=most, candidates=scratch,
                 meta=scratch + 8 * BLOCK, info=scratch + 8 * (BLOCK + 2 * most),
                 part=number, parts=parts, outboxes=outboxes, board=board.address,
-                ring=ring, batch_room=room, batch_bytes=batch, relax=_SCHED_YIELD,
+                ring=ring, batch_room=room, batch_bytes=batch,
+                out=scratch + 8 * (BLOCK + 2 * most + 4), section_bytes=section, relax=_SCHED_YIELD,
                 want_claims=self.stop_when.claims, want_covers=self.stop_when.covers,
                 want_deadlock=self.stop_when.deadlock, want_any=self.stop_when.any_of,
                 pause_at=1 << 62, deadlock_state=-1,

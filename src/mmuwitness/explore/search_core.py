@@ -67,7 +67,8 @@ LEVEL_EXPANDED, PAUSE_AT = Worker.level_expanded.offset, Worker.pause_at.offset
 PART, PARTS, TURN = Worker.part.offset, Worker.parts.offset, Worker.turn.offset
 OUTBOXES, BOARD, RING = Worker.outboxes.offset, Worker.board.offset, Worker.ring.offset
 BATCH_ROOM, BATCH_BYTES = Worker.batch_room.offset, Worker.batch_bytes.offset
-RELAX = Worker.relax.offset
+RELAX, OUT = Worker.relax.offset, Worker.out.offset
+SECTION_BYTES = Worker.section_bytes.offset
 WANT_CLAIMS, WANT_COVERS = Worker.want_claims.offset, Worker.want_covers.offset
 WANT_DEADLOCK, WANT_ANY = Worker.want_deadlock.offset, Worker.want_any.offset
 ALL_CLAIMS, ALL_COVERS = Worker.all_claims.offset, Worker.all_covers.offset
@@ -316,55 +317,48 @@ def add_state(state, parent, value, count, states, parents, buckets, bucket_coun
 
 
 @njit(**NATIVE)
-def absorb(worker, batch, width):
-    """Add the batch entries listed for this worker to its states. Three passes per block, so
-    that the cache misses of a block overlap: bucket, then the state it names, then the rest."""
-    part, room = load(worker + PART), load(worker + BATCH_ROOM)
-    words = batch + BATCH_WORDS
+def absorb(worker, words, total, width):
+    """Add `total` states at `words` (their hashes and parents behind them) to those of this
+    worker. Four passes per block, so that the cache misses of a block overlap: ask for the
+    buckets; ask for the states they name; drop the entries that are equal to those; add the rest,
+    few of which turn out to be known."""
+    room = load(worker + BATCH_ROOM)
     hashes = words + room * width * 8
     origins = hashes + room * 8
-    positions = origins + room * 4 + part * room * 4
     states, parents = load(worker + STATES), load(worker + PARENTS)
     buckets, bucket_count = load(worker + BUCKETS), load(worker + BUCKET_COUNT)
     candidates, count = load(worker + CANDIDATES), load(worker + COUNT)
-    total, start = load(batch + BATCH_COUNTS + 8 * part), int64(0)
+    start = int64(0)
     while start < total:
         end = min(start + BLOCK, total)
         for k in range(start, end):
-            value = load(hashes + 8 * load_half(positions + 4 * k))
-            prefetch(buckets + scale(value, bucket_count) * LINE_BYTES)
+            prefetch(buckets + scale(load(hashes + 8 * k), bucket_count) * LINE_BYTES)
         for k in range(start, end):
-            value = load(hashes + 8 * load_half(positions + 4 * k))
+            value = load(hashes + 8 * k)
             at = buckets + scale(value, bucket_count) * LINE_BYTES
             matches = tag_matches(at, tag_of(value))
             slot = lowest_bit(matches | (1 << (BUCKET_SLOTS - 1)))
             known = load_half(at + SLOTS_AT + 4 * slot)
             known = known if matches != 0 else int64(0)
-            prefetch(states + known * 8 * width)
+            for byte in range(0, 8 * width - 8, LINE_BYTES):
+                prefetch(states + known * 8 * width + byte)
+            prefetch(states + known * 8 * width + 8 * width - 8)
             store(candidates + 8 * (k - start), known)
         fresh = int64(0)
         for k in range(start, end):
-            entry = load_half(positions + 4 * k)
             known = load(candidates + 8 * (k - start))
-            found = same(states + known * 8 * width, words + entry * 8 * width, width)
-            store(candidates + 8 * fresh, entry)
+            found = same(states + known * 8 * width, words + k * 8 * width, width)
+            store(candidates + 8 * fresh, k)
             fresh += int64(1) - int64(found)
-        for k in range(fresh):
-            entry = load(candidates + 8 * k)
+        for n in range(fresh):
+            k = load(candidates + 8 * n)
             count = add_state(
-                words + entry * 8 * width,
-                load_half(origins + 4 * entry),
-                load(hashes + 8 * entry),
-                count,
-                states,
-                parents,
-                buckets,
-                bucket_count,
-                width,
+                words + k * 8 * width, load_half(origins + 4 * k), load(hashes + 8 * k),
+                count, states, parents, buckets, bucket_count, width,
             )
         start = end
     store(worker + COUNT, count)
-    return total
+    return count
 
 
 @njit(**NATIVE)
@@ -408,19 +402,17 @@ def produce(worker, batch, width):
     """Expand states into `batch` until it is full or the level ends. Returns the entries, or -1
     if the model claims more successors than it was declared to have."""
     successors, most = load(worker + SUCCESSORS), load(worker + MAX_SUCCESSORS)
-    meta, info = load(worker + META), load(worker + INFO)
+    meta, info, out = load(worker + META), load(worker + INFO), load(worker + OUT)
     states, room = load(worker + STATES), load(worker + BATCH_ROOM)
     part, parts = load(worker + PART), load(worker + PARTS)
     head, level_end = load(worker + HEAD), load(worker + LEVEL_END)
-    counts, words = batch + BATCH_COUNTS, batch + BATCH_WORDS
-    hashes = words + room * width * 8
-    origins = hashes + room * 8
-    lists = origins + room * 4
+    counts, section_bytes = batch + BATCH_COUNTS, load(worker + SECTION_BYTES)
     used, first, failed = int64(0), head, False
     for other in range(parts):
         store(counts + 8 * other, int64(0))
     while head < level_end and used + most <= room and not failed:
-        out = words + used * 8 * width
+        if parts == 1:
+            out = batch + BATCH_WORDS + used * 8 * width
         many = call_model(successors, states + head * 8 * width, out, meta, info)
         if many < 0 or many > most:
             return int64(-1)
@@ -434,13 +426,17 @@ def produce(worker, batch, width):
             marks = load(meta + 16 * k + 8) & ~load(worker + COVERS)
             if marks != 0:
                 note_covers(worker, state, load(meta + 16 * k), marks)
-            value = hash_of(out + k * 8 * width, width)
-            store(hashes + 8 * (used + k), value)
-            store_half(origins + 4 * (used + k), state)
+            successor = out + k * 8 * width
+            value = hash_of(successor, width)
             other = part_of(value, parts)
-            position = load(counts + 8 * other)
-            store_half(lists + 4 * (other * room + position), used + k)
-            store(counts + 8 * other, position + 1)
+            words = batch + BATCH_WORDS + other * section_bytes
+            at = load(counts + 8 * other)
+            if parts > 1:
+                for word in range(width):
+                    store(words + (at * width + word) * 8, load(successor + 8 * word))
+            store(words + (room * width + at) * 8, value)
+            store_half(words + (room * width + room) * 8 + 4 * at, state)
+            store(counts + 8 * other, at + 1)
         used += many
     store(worker + HEAD, head)
     store(worker + EDGES, load(worker + EDGES) + used)
@@ -537,7 +533,8 @@ def consume(worker, maker, taken, width):
     if load(worker + COUNT) + entries > load(worker + CAPACITY):
         store(worker + NEEDED, entries)
         return NO_ROOM
-    absorb(worker, batch, width)
+    words = batch + BATCH_WORDS + part * load(worker + SECTION_BYTES)
+    absorb(worker, words, entries, width)
     last, expanded = load(batch), load(batch + 8)
     outcome = decide(worker, batch)
     store_release(taken_at(worker, part, maker), taken + 1)

@@ -28,7 +28,7 @@ from mmuwitness.process.ir import (
     reachable_blocks,
     same_kind,
 )
-from mmuwitness.process.language import Source, qualified_name, source_of, variable_names
+from mmuwitness.process.language import Source, qualified_name, source_of
 from mmuwitness.process.values import Bound, Const, Dyn, Folded, Many, Place, Record
 
 DEPTH_MAX = 40
@@ -51,7 +51,7 @@ class Frame:
     def __init__(self, source: Source, context: Context, region: int) -> None:
         self.source, self.region = source, region
         self.base = self.context = context  # `context` grows inside an unrolled loop
-        self.variables = variable_names(source.tree)
+        self.variables = set(source.variables)
         self.names: dict[str, Folded | None] = dict.fromkeys(self.variables)
         self.held: list[tuple[ast.With, Place, str]] = []
         self.loops: list[Loop] = []

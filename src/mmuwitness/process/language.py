@@ -38,6 +38,7 @@ class Source:
     name: str
     file: str
     path: str
+    variables: frozenset[str]
 
     def location(self, node: ast.AST) -> Location:
         line = getattr(node, "lineno", self.tree.lineno)
@@ -76,7 +77,7 @@ def source_of(function: types.FunctionType) -> Source:
     path = function.__code__.co_filename
     name = qualified_name(function)
     tree = _find(function, path)
-    source = Source(function, tree, name, short_path(path), path)
+    source = Source(function, tree, name, short_path(path), path, variable_names(tree))
     for number, node in enumerate(ast.walk(tree)):
         node.number = number  # type: ignore[attr-defined]
     _check(source)
@@ -118,7 +119,7 @@ def _check(source: Source) -> None:
             raise source.error("a comparison can have two sides only", node, hint)
 
 
-def variable_names(tree: ast.FunctionDef) -> set[str]:
+def variable_names(tree: ast.FunctionDef) -> frozenset[str]:
     """The locals that need a register of their own.
 
     A name assigned once stands for the value itself (which may be a compile-time object), unless
@@ -151,4 +152,4 @@ def variable_names(tree: ast.FunctionDef) -> set[str]:
         loop = stores[name][0]
         return loop is not None and any(loop not in inside for inside in loads.get(name, []))
 
-    return {name for name in stores if needs_register(name)}
+    return frozenset(name for name in stores if needs_register(name))

@@ -363,7 +363,14 @@ class ProcessBody(Body):
         mask = self.f.value(f"select i1 {held}, i64 {bit}, i64 0")
         return self.f.bin("or", mask, self.readers(op)) if op.extra == "w" else mask
 
+    def is_left_out(self, op: Op) -> bool:
+        """A lock that can never make anyone wait is not in the state."""
+        assert op.field is not None
+        return op.field.key not in self.layout.elements
+
     def op_acquire(self, op: Op) -> None:
+        if self.is_left_out(op):
+            return
         mask = self.waits_on(op)
         self.f.count += 1
         free, busy = f"free{self.f.count}", f"busy{self.f.count}"
@@ -384,16 +391,20 @@ class ProcessBody(Body):
         self.store_element(self.layout.readers[op.field.key], op.args[0], new)
 
     def op_try(self, op: Op) -> None:
+        if self.is_left_out(op):
+            return self.result(op, "1")
         free = self.f.truth("eq", self.waits_on(op), 0)
         got = self.f.value(f"zext i1 {free} to i64")
         owner = self.lock_element(self.layout.elements, op)
         new = self.f.value(f"select i1 {free}, i64 {self.pid + 1}, i64 {owner}")
         assert op.field is not None
         self.store_element(self.layout.elements[op.field.key], op.args[0], new)
-        self.result(op, got)
+        return self.result(op, got)
 
     def op_release(self, op: Op) -> None:
         assert op.field is not None
+        if self.is_left_out(op):
+            return None
         if op.extra == "r":
             return self.set_reader(op, False)
         owner = self.lock_element(self.layout.elements, op)

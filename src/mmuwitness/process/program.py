@@ -14,7 +14,15 @@ from mmuwitness.process.cfg import Builder
 from mmuwitness.process.ir import Operand, Process
 from mmuwitness.process.layout import Layout, initial_words, make_layout
 from mmuwitness.process.lower import Lowered
-from mmuwitness.process.steps import Access, Boundary, Steps, accesses_of, find_steps, locks_held
+from mmuwitness.process.steps import (
+    Access,
+    Boundary,
+    Steps,
+    accesses_of,
+    find_steps,
+    locks_held,
+    never_waited_for,
+)
 from mmuwitness.process.successors import FoldedClaim, lower_program
 
 
@@ -93,7 +101,8 @@ def fold(host: HostSpec, every: bool = False) -> Program:
         builders.append(builder)
         observers += observed(folded)
     steps = find_steps(processes, observers, every)
-    layout = make_layout(host.world, steps, written(processes), read_locked(processes))
+    kept = written(processes) - never_waited_for(processes)
+    layout = make_layout(host.world, steps, kept, read_locked(processes))
     return Program(
         host,
         steps,

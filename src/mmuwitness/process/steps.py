@@ -1,11 +1,14 @@
 """Where steps begin.
 
 A step begins at an acquire, a wait, a choice, and at an access to shared state that is not
-proved to commute with every other process.  The proof is Lipton's: what follows in the same step
-must be left movers.  A release is one (unless somebody uses trylock on that lock), and so is an
-access all of whose conflicting accesses in other processes happen under a lock that this process
-holds too.  Claims take part as readers that hold the locks they need free.  What is not proved is
-one more step: sound, never an error.
+proved to commute with every other process.  The proof is Lipton's: a step is any number of right
+movers, at most one operation that is no mover, then left movers only.  A choice and an acquire are
+right movers (so the first racy access after one rides in its step); a release is a left mover;
+neither is, on a lock that somebody uses trylock on.  An access is both if all conflicting accesses
+of other processes happen under a lock that this process holds, too.  Claims take part as readers
+that hold the locks they need free.  What is not proved is one more step: sound, never an error.
+
+A lock that can never make its caller wait (one process uses it, or all only read) is left out.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ from dataclasses import dataclass
 from mmuwitness.process.errors import ProcessError
 from mmuwitness.process.ir import Block, Op, Operand, Process, Reg, Site
 
-ALWAYS = {"acquire", "try", "wait", "choose"}
 WRITES = {"store", "bump"}
 READS = {"load", "snap", "fresh"}
 
@@ -140,40 +142,92 @@ def find_steps(
     tried = {
         (p.pid, op.field.key) for p in processes for _, _, op in p.ops() if op.code == "try" and op.field
     }
-
-    def begins(process: Process, op: Op, found: dict[Op, Access]) -> bool:
-        if op.code in ALWAYS:
-            return True
-        if op.code == "release":
-            assert op.field is not None
-            others = any(k == op.field.key and pid != process.pid for pid, k in tried)
-            return every or others
-        if op not in found:
-            return False
-        if every:
-            return True
-        mine = found[op]
-        return not all(
-            mine.commutes(other) for other in by_field[mine.field] if other.pid != mine.pid
-        )
-
+    free = never_waited_for(processes)
     result = []
     for process, found in zip(processes, per_process, strict=True):
-        starts = {op for _, _, op in process.ops() if begins(process, op, found)}
-        result.append(number_boundaries(process, gather_regions(process, starts)))
+        racy = set()
+        for op, mine in found.items():
+            others = (other for other in by_field[mine.field] if other.pid != mine.pid)
+            if every or not all(mine.commutes(other) for other in others):
+                racy.add(op)
+        contended = {k for pid, k in tried if pid != process.pid}
+        result.append(place_boundaries(process, Movers(racy, contended, free, every)))
     return result
 
 
-def gather_regions(process: Process, starts: set[Op]) -> set[Op]:
-    """An atomic region begins a step as a whole, if anything in it does."""
-    inside = {op.region for op in starts if op.region and op.code != "begin"}
-    kept = {op for op in starts if not op.region}
+@dataclass(frozen=True)
+class Movers:
+    """What is known of one process's operations: accesses that are no movers; locks that somebody
+    else uses trylock on; locks that never make anyone wait."""
+
+    racy: set[Op]
+    contended: set[str]
+    free: set[str]
+    every: bool
+
+    def begins(self, op: Op) -> bool:
+        """True if a step has to begin here whatever came before."""
+        if op.code in ("acquire", "try"):
+            assert op.field is not None
+            return op.field.key not in self.free
+        return op.code in ("wait", "choose")
+
+    def is_left(self, op: Op) -> bool:
+        """A release: after it only left movers may stand in the step."""
+        return op.code == "release" and op.field is not None and op.field.key not in self.free
+
+    def is_mover(self, op: Op) -> bool:
+        """False for what may stand in a step at most once."""
+        if op.code in ("acquire", "release"):
+            assert op.field is not None
+            key = op.field.key
+            return key in self.free or not (key in self.contended or self.every)
+        return op not in self.racy and op.code not in ("wait", "try")
+
+
+def never_waited_for(processes: list[Process]) -> set[str]:
+    """Locks that one process alone uses, or that nobody takes for writing."""
+    users: dict[str, set[int]] = {}
+    writers: set[str] = set()
+    for process in processes:
+        for _, _, op in process.ops():
+            if op.code in ("acquire", "try") and op.field is not None:
+                users.setdefault(op.field.key, set()).add(process.pid)
+                if op.extra == "w":
+                    writers.add(op.field.key)
+    return {key for key, pids in users.items() if len(pids) == 1 or key not in writers}
+
+
+def place_boundaries(process: Process, movers: Movers) -> Steps:
+    """Steps begin where `Movers.begins`, and before each operation that is no mover unless the
+    step so far is right movers only, on every path."""
+    regions = {op.region for op in movers.racy if op.region}
     for _, _, op in process.ops():
-        if op.code in ALWAYS and op.region:
+        if op.region and op.code != "begin" and movers.begins(op):
             raise ProcessError(f"{op.code} cannot stand in an atomic region", op.where)
-        if op.code == "begin" and op.region in inside:
-            kept.add(op)
-    return kept
+    starts: set[Op] = set()
+    fresh: dict[int, bool] = {}
+    changed = True
+    while changed:
+        changed = False
+        starts = set()
+        for block in process.blocks:
+            open_step = fresh.get(id(block), True)
+            for op in block.ops:
+                racy = op.region in regions if op.code == "begin" else not movers.is_mover(op)
+                if op.region and op.code != "begin":
+                    continue
+                if movers.begins(op) or (racy and (movers.every or not open_step)):
+                    starts.add(op)
+                    open_step = movers.begins(op) and not racy
+                elif racy or movers.is_left(op):
+                    open_step = False
+            for target in block.targets():
+                old = fresh.get(id(target), True)
+                if old and not open_step:
+                    fresh[id(target)] = False
+                    changed = True
+    return number_boundaries(process, starts)
 
 
 def number_boundaries(process: Process, starts: set[Op]) -> Steps:

@@ -1,0 +1,1 @@
+"""arch/*/kvm: what an architecture does; one class for one secondary MMU."""

@@ -1,0 +1,81 @@
+"""arch/arm64/kvm/mmu.c, arch/arm64/kvm/hyp/pgtable.c: stage 2."""
+
+from __future__ import annotations
+
+from mmuwitness.model.arch.arch import Arch
+from mmuwitness.model.kvm.kvm_host import Spte
+from mmuwitness.model.kvm.kvm_main import hva_to_pfn
+from mmuwitness.model.mm.mm_types import put_page
+from mmuwitness.model.primitives import feature, read_lock, write_lock
+
+
+class Arm64(Arch):
+    """A leaf is written only where its last-level table page exists; the page goes when its last
+    leaf is zapped.  TLB entries are invalidated one by one, inside the walk."""
+
+    name = "arm64"
+    kernel_arch = "arm64"
+    notifier = "arm64_notifier"
+    change_pte = "arm64_change_pte"
+    maps_reads_writable = True
+
+    def kvm_set_spte_gfn(self, kvm, range):
+        """kvm_pgtable_stage2_map() without a memcache: -ENOMEM if a table page is missing, which
+        the caller ignores; else the leaf is stored, read-only, whether one was there or not."""
+        gfn = range.start
+        if kvm.table[self.table_of(kvm, gfn)]:
+            if kvm.spte[gfn].present:
+                # break before make
+                kvm.spte[gfn] = Spte()
+                self.flush_gfn(kvm, gfn)
+            kvm.spte[gfn] = Spte(present=True, page=range.arg_pte.page)
+        return False
+
+    def kvm_unmap_gfn_range(self, kvm, range):
+        """stage2_unmap_walker(): a table page whose last leaf went is freed."""
+        for gfn in kvm.gfns:
+            if range.start <= gfn and gfn < range.end:
+                if kvm.spte[gfn].present:
+                    kvm.spte[gfn] = Spte()
+                    self.flush_gfn(kvm, gfn)
+                    self.free_empty_table(kvm, self.table_of(kvm, gfn))
+        return False
+
+    def free_empty_table(self, kvm, table):
+        used = False
+        for gfn in kvm.gfns:
+            if self.table_of(kvm, gfn) == table and kvm.spte[gfn].present:
+                used = True
+        if not used:
+            kvm.table[table] = False
+
+    def page_fault(self, vcpu, fault):
+        """user_mem_abort().  Until commit 13ec9308a857 ("KVM: arm64: Retry fault if vma_lookup()
+        results become invalid") in v6.3 the snapshot was taken after mmap_lock was dropped."""
+        kvm = vcpu.kvm
+        with read_lock(kvm.mm.mmap_lock):
+            if feature.arm64_snapshot_before_mmap_unlock:
+                fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
+        if not feature.arm64_snapshot_before_mmap_unlock:
+            fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
+        hva_to_pfn(kvm, fault, self.maps_reads_writable)
+        if fault.page is not None:
+            parallel = feature.arm64_parallel_fault
+            with read_lock(kvm.mmu_lock) if parallel else write_lock(kvm.mmu_lock):
+                if not self.is_stale(kvm, fault):
+                    self.install(kvm, fault)
+            put_page(fault.page)
+
+    def install(self, kvm, fault):
+        """A permission fault on a leaf of the same size only gets its permissions relaxed."""
+        old = kvm.spte[fault.gfn]
+        if fault.permission:
+            if old.present and fault.map_writable:
+                kvm.spte[fault.gfn] = old.replace(write=True)
+        else:
+            if old.present and (old.page is not fault.page):
+                # break before make
+                kvm.spte[fault.gfn] = Spte()
+                self.flush_gfn(kvm, fault.gfn)
+            kvm.table[self.table_of(kvm, fault.gfn)] = True
+            self.map(kvm, fault)

@@ -1,0 +1,94 @@
+"""arch/x86/kvm/mmu/mmu.c and tdp_mmu.c: the shadow (rmap) MMU and the TDP MMU."""
+
+from __future__ import annotations
+
+from mmuwitness.model.arch.arch import Arch
+from mmuwitness.model.kvm.kvm_host import Spte
+from mmuwitness.model.kvm.kvm_main import hva_to_pfn
+from mmuwitness.model.mm.gup import get_user_page_fast_only
+from mmuwitness.model.mm.mm_types import put_page
+from mmuwitness.model.primitives import atomic, feature, read_lock, write_lock
+
+
+class X86(Arch):
+    """What both MMUs share: present leaves only are touched by change_pte."""
+
+    kernel_arch = "x86"
+    notifier = "x86_notifier"
+    change_pte = "x86_change_pte"
+    maps_reads_writable = True
+
+    def kvm_set_spte_gfn(self, kvm, range):
+        """Zap if the new PTE is writable: making an SPTE writable is the fault path's business.
+        Else the new pfn, read-only.  Absent leaves are not in the rmap, or skipped by the walk."""
+        old = kvm.spte[range.start]
+        if not old.present:
+            return False
+        kvm.spte[range.start] = Spte()
+        if not range.arg_pte.write:
+            kvm.spte[range.start] = old.replace(write=False, page=range.arg_pte.page)
+        return True
+
+    def mmu_invalidate_retry_gfn_unsafe(self, kvm, fault):
+        """Since commit d02c357e5bfa ("KVM: x86/mmu: Retry fault before acquiring mmu_lock if
+        mapping is changing") in v6.8: without mmu_lock, before and after the lookup."""
+        return feature.retry_precheck and self.is_stale(kvm, fault)
+
+    def page_fault(self, vcpu, fault):
+        kvm = vcpu.kvm
+        fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
+        if self.mmu_invalidate_retry_gfn_unsafe(kvm, fault):
+            return
+        hva_to_pfn(kvm, fault, self.maps_reads_writable)
+        if fault.page is None:
+            return
+        if not self.mmu_invalidate_retry_gfn_unsafe(kvm, fault):
+            self.direct_page_fault(kvm, fault)
+        put_page(fault.page)
+
+
+class X86Shadow(X86):
+    """The shadow MMU: reverse maps, on EPT/NPT or with shadow page tables."""
+
+    name = "x86-shadow"
+
+    def direct_page_fault(self, kvm, fault):
+        with write_lock(kvm.mmu_lock):
+            if not self.is_stale(kvm, fault):
+                self.map(kvm, fault)
+                self.direct_pte_prefetch(kvm, fault)
+
+    def direct_pte_prefetch(self, kvm, fault):
+        """Neighbours in the same table page, looked up under mmu_lock without a check of their
+        own: safe while no window is open.  Since commit 4a42d848db95 ("KVM: x86/mmu: Consider the
+        hva in mmu_notifier retry") in v5.12 one may be, over the neighbour."""
+        if feature.prefetch_guard and kvm.mmu_invalidate_in_progress != 0:
+            return
+        for gfn in kvm.gfns:
+            same_table = self.table_of(kvm, gfn) == self.table_of(kvm, fault.gfn)
+            if gfn != fault.gfn and same_table and not kvm.spte[gfn].present:
+                page = get_user_page_fast_only(kvm.mm, gfn + kvm.memslots[0].userspace_addr, True)
+                if page is not None:
+                    kvm.spte[gfn] = Spte(present=True, write=True, page=page)
+                    put_page(page)
+
+
+class X86Tdp(X86):
+    """The TDP MMU, since v5.10: faults install with cmpxchg."""
+
+    name = "x86-tdp"
+
+    def applies(self, era):
+        return era.has("x86_tdp_mmu", "x86")
+
+    def direct_page_fault(self, kvm, fault):
+        parallel = feature.x86_tdp_parallel_fault
+        with read_lock(kvm.mmu_lock) if parallel else write_lock(kvm.mmu_lock):
+            if not self.is_stale(kvm, fault):
+                self.tdp_mmu_map_handle_target_level(kvm, fault)
+
+    def tdp_mmu_map_handle_target_level(self, kvm, fault):
+        with atomic("cmpxchg: if another vCPU was faster, this one faults again"):
+            old = kvm.spte[fault.gfn]
+            if not old.present or (old.page is fault.page and not old.write):
+                self.map(kvm, fault)

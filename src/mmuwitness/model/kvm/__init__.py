@@ -1,0 +1,1 @@
+"""virt/kvm/*.c: the common part of KVM's secondary MMU."""

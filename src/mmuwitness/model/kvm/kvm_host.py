@@ -1,0 +1,96 @@
+"""include/linux/kvm_host.h: the VM, its memslots, vCPUs, and the records passed down by callers."""
+
+from __future__ import annotations
+
+from mmuwitness.model.mm.mm_types import Pte
+from mmuwitness.model.state import (
+    Bool,
+    Bounded,
+    Field,
+    Local,
+    Lock,
+    OfValue,
+    Ref,
+    RwLock,
+    Sequence,
+    Snapshot,
+    Struct,
+    Value,
+)
+
+
+class Spte(Value):
+    """A leaf of the secondary MMU, on every architecture; also an entry of a vCPU's TLB."""
+
+    present = Bool()
+    write = Bool()
+    page = Ref("Page")
+
+
+class Memslot(Struct):
+    """struct kvm_memory_slot.  Wired: userspace_addr and base_gfn (pages), npages.
+
+    invalid: KVM_MEMSLOT_INVALID, the slot is being deleted or moved."""
+
+    invalid = Field(Bool())
+
+
+class KVM(Struct):
+    """struct kvm.  spte[gfn] are the leaves; table[t] is true while the last-level table page t
+    exists (gfns that share one: see `table_shift`).
+
+    Wired: mm, arch, memslots, vcpus, gfns, written_gfns (guests write the first so many), table_shift.
+    Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
+    crowded, set when change_pte made or changed a leaf with other windows open, too.
+    """
+
+    mmu_lock = Field(RwLock())
+    mn_invalidate_lock = Field(Lock())
+    mmu_invalidate_in_progress = Field(Bounded(-1, 4), guarded_by="KVM.mmu_lock")
+    mmu_invalidate_seq = Field(Sequence())
+    mmu_invalidate_range_start = Field(Bounded(0, "addresses"), guarded_by="KVM.mmu_lock")
+    mmu_invalidate_range_end = Field(Bounded(0, "addresses"), guarded_by="KVM.mmu_lock")
+    mn_active_invalidate_count = Field(Bounded(-1, 4), guarded_by="KVM.mn_invalidate_lock")
+    spte = Field(Spte, array="gfns")
+    table = Field(Bool(), array="tables")
+    unbumped = Field(Bounded(-4, 4), ghost=True)
+    crowded = Field(Bool(), ghost=True)
+
+
+class VCPU(Struct):
+    """struct kvm_vcpu and the TLB it runs with.  Wired: kvm."""
+
+    tlb = Field(Spte, array="gfns")
+
+
+class KvmPageFault(Local):
+    """struct kvm_page_fault: one fault while it is handled."""
+
+    gfn = Bounded(0, "gfns")
+    write = Bool()
+    permission = Bool()
+    mmu_seq = Snapshot()
+    page = Ref("Page")
+    map_writable = Bool()
+
+
+class KvmHvaRange(Local):
+    """struct kvm_hva_range, later kvm_mmu_notifier_range: what the walker is asked to do.
+
+    Constants: handler, on_lock (functions or None), flush_on_ret, elides_lock."""
+
+    start = Bounded(0, "addresses")
+    end = Bounded(0, "addresses")
+    pte = OfValue(Pte)
+
+
+class KvmGfnRange(Local):
+    """struct kvm_gfn_range.  Constant: slot.
+
+    Since commit 3e1efe2b67d3 ("KVM: Wrap kvm_{gfn,hva}_range.pte in a per-action union") in v6.6
+    the pte is a member of a union, `arg`, that each action reads in its own way; here each
+    action has its own field of the record, so that reading another's is an error."""
+
+    start = Bounded(0, "gfns")
+    end = Bounded(0, "gfns")
+    arg_pte = OfValue(Pte)

@@ -1,0 +1,295 @@
+"""virt/kvm/kvm_main.c: KVM as a subscriber to MMU notifiers, and the retry protocol of faults."""
+
+from __future__ import annotations
+
+from mmuwitness.model.kvm.kvm_host import KvmGfnRange, KvmHvaRange, KvmPageFault
+from mmuwitness.model.mm.gup import get_user_page_fast_only, get_user_pages_unlocked
+from mmuwitness.model.mm.mm_types import Pte, load, store
+from mmuwitness.model.primitives import (
+    atomic,
+    choose,
+    cover,
+    feature,
+    lock,
+    spin_lock,
+    trace,
+    unlock,
+    warn_on,
+)
+
+CHANGES = "change_pte changes a present SPTE"
+INSTALLS_READ_ONLY = "change_pte installs a read-only SPTE"
+INSTALLS_WRITABLE = "change_pte installs a writable SPTE"
+ZAPS = "change_pte zaps a present SPTE"
+FLUSHES = "change_pte flushes remote TLBs"
+NOT_BRACKETED = "WARN_ON in kvm_mmu_notifier_change_pte()"
+
+NO_EXIT, TRANSLATION_FAULT, PERMISSION_FAULT = 0, 1, 2
+
+
+def kvm_flush_remote_tlbs(kvm):
+    """The request is sent and waited for: no vCPU runs on with an old entry."""
+    with atomic("KVM_REQUEST_WAIT: returns once every vCPU has left the guest and will flush"):
+        kvm.arch.flush_remote_tlbs(kvm)
+
+
+def retries_by_range():
+    """Faults ask whether their own address is in an open window, not whether any is open."""
+    return feature.range_retry_hva or feature.range_retry_gfn
+
+
+def kvm_mmu_invalidate_begin(kvm, range):
+    """mmu_lock is held.  Faults see the count from here on."""
+    kvm.mmu_invalidate_in_progress += 1
+    kvm.unbumped += 1
+    if feature.range_add_per_slot:
+        if kvm.mmu_invalidate_in_progress == 1 and retries_by_range():
+            kvm.mmu_invalidate_range_start = kvm.nr_addresses
+            kvm.mmu_invalidate_range_end = 0
+    elif retries_by_range():
+        kvm_mmu_invalidate_range_add(kvm, range.start, range.end)
+
+
+def kvm_mmu_invalidate_range_add(kvm, start, end):
+    """The range of all open windows is their hull; it never shrinks until the count is 0."""
+    if kvm.mmu_invalidate_in_progress == 1 and not feature.range_add_per_slot:
+        kvm.mmu_invalidate_range_start = start
+        kvm.mmu_invalidate_range_end = end
+    else:
+        kvm.mmu_invalidate_range_start = min(kvm.mmu_invalidate_range_start, start)
+        kvm.mmu_invalidate_range_end = max(kvm.mmu_invalidate_range_end, end)
+
+
+def kvm_mmu_invalidate_end(kvm, range):
+    """mmu_lock is held.  The sequence first, then the count (smp_wmb between them pairs with the
+    smp_rmb in mmu_invalidate_retry): a fault that reads the count as 0 sees the new sequence."""
+    kvm.mmu_invalidate_seq.bump()
+    kvm.unbumped -= 1
+    kvm.mmu_invalidate_in_progress -= 1
+    if retries_by_range() and kvm.mmu_invalidate_in_progress == 0:
+        # nobody reads the range while the count is 0; forgotten, so that states meet again
+        kvm.mmu_invalidate_range_start = 0
+        kvm.mmu_invalidate_range_end = 0
+
+
+def kvm_mmu_change_pte_begin(kvm, range):
+    """Until commit c13fda237f08 ("KVM: Assert that notifier count is elevated in .change_pte()")
+    in v5.13 the callback bumped the sequence itself."""
+    if feature.change_pte_bumps_seq:
+        kvm.mmu_invalidate_seq.bump()
+
+
+def __kvm_handle_hva_range(kvm, range):
+    """Calls the handler for the part of every memslot that the range hits, under mmu_lock; the
+    lock is taken when the first is hit, or at once in kernels that do not elide it."""
+    locked = False
+    flush = False
+    if not range.elides_lock:
+        lock(kvm.mmu_lock)
+        locked = True
+        range.on_lock(kvm, range)
+    for slot in kvm.memslots:
+        hva_start = max(range.start, slot.userspace_addr)
+        hva_end = min(range.end, slot.userspace_addr + slot.npages)
+        if hva_start < hva_end:
+            if not locked:
+                lock(kvm.mmu_lock)
+                locked = True
+                range.on_lock(kvm, range)
+            if range.handler is not None:
+                offset = slot.base_gfn - slot.userspace_addr
+                gfn_range = KvmGfnRange(
+                    slot=slot,
+                    start=hva_start + offset,
+                    end=hva_end + offset,
+                    arg_pte=range.pte,
+                )
+                flush = range.handler(kvm, gfn_range) or flush
+    if range.flush_on_ret and flush and feature.flush_before_unlock:
+        kvm_flush_remote_tlbs(kvm)
+    if locked:
+        unlock(kvm.mmu_lock)
+    if range.flush_on_ret and flush and not feature.flush_before_unlock:
+        # Until commit 565f3be21746 ("KVM: mmu_notifier: Flush TLBs before releasing mmu_lock")
+        # in v3.4
+        kvm_flush_remote_tlbs(kvm)
+
+
+def kvm_mmu_unmap_gfn_range(kvm, range):
+    if feature.range_add_per_slot and retries_by_range():
+        kvm_mmu_invalidate_range_add(kvm, range.start, range.end)
+    return kvm.arch.kvm_unmap_gfn_range(kvm, range)
+
+
+def kvm_mmu_notifier_invalidate_range_start(kvm, start, end):
+    trace("kvm_unmap_hva_range", start, end)
+    if feature.mn_active_invalidate_count:
+        with spin_lock(kvm.mn_invalidate_lock):
+            kvm.mn_active_invalidate_count += 1
+    range = KvmHvaRange(
+        start=start,
+        end=end,
+        pte=Pte(),
+        on_lock=kvm_mmu_invalidate_begin,
+        handler=kvm_mmu_unmap_gfn_range,
+        flush_on_ret=True,
+        elides_lock=feature.invalidate_elides_lock,
+    )
+    __kvm_handle_hva_range(kvm, range)
+
+
+def kvm_mmu_notifier_invalidate_range_end(kvm, start, end):
+    range = KvmHvaRange(
+        start=start,
+        end=end,
+        pte=Pte(),
+        on_lock=kvm_mmu_invalidate_end,
+        handler=None,
+        flush_on_ret=False,
+        elides_lock=feature.invalidate_elides_lock,
+    )
+    __kvm_handle_hva_range(kvm, range)
+    if feature.mn_active_invalidate_count:
+        with spin_lock(kvm.mn_invalidate_lock):
+            kvm.mn_active_invalidate_count -= 1
+
+
+def kvm_mmu_invalidate_page_begin(kvm, range):
+    kvm.mmu_invalidate_seq.bump()
+
+
+def kvm_mmu_notifier_invalidate_page(kvm, addr):
+    """Until commit 5f32b265400d ("mm/mmu_notifier: kill invalidate_page") in v4.13.  No window:
+    the sequence alone makes faults retry, so it is bumped before the SPTE goes."""
+    range = KvmHvaRange(
+        start=addr,
+        end=addr + 1,
+        pte=Pte(),
+        on_lock=kvm_mmu_invalidate_page_begin,
+        handler=kvm_mmu_unmap_gfn_range,
+        flush_on_ret=True,
+        elides_lock=False,
+    )
+    __kvm_handle_hva_range(kvm, range)
+
+
+def kvm_change_spte_gfn(kvm, range):
+    """Since commit 2230f9e1171a ("KVM: Avoid illegal stage2 mapping on invalid memory slot") in
+    v6.4 a memslot that is being deleted is left alone."""
+    if feature.change_pte_skips_invalid_slot and range.slot.invalid:
+        return False
+    old = kvm.spte[range.start]
+    flush = kvm.arch.kvm_set_spte_gfn(kvm, range)
+    observe_change_pte(kvm, old, kvm.spte[range.start], flush)
+    return flush
+
+
+def observe_change_pte(kvm, old, new, flush):
+    """What the architecture's handler did, seen from outside; the claims ask for these marks."""
+    if new.present and not old.present:
+        if new.write:
+            cover(INSTALLS_WRITABLE)
+        else:
+            cover(INSTALLS_READ_ONLY)
+    elif old.present and not new.present:
+        cover(ZAPS)
+    elif old != new:
+        cover(CHANGES)
+    if flush:
+        cover(FLUSHES)
+    if new.present and old != new and feature.change_pte_bracketed:
+        if kvm.mmu_invalidate_in_progress != 1:
+            kvm.crowded = True
+
+
+def kvm_mmu_notifier_change_pte(kvm, addr, pte):
+    """ptl is held, so no fault of the primary MMU runs; the SPTE may get the new pfn at once."""
+    trace("kvm_set_spte_hva", addr)
+    if feature.change_pte_warns_unbracketed:
+        if feature.mn_active_invalidate_count:
+            warn_on(kvm.mn_active_invalidate_count == 0)
+        else:
+            warn_on(kvm.mmu_invalidate_in_progress == 0)
+    if feature.change_pte_returns_early and kvm.mmu_invalidate_in_progress == 0:
+        # our own window hit no memslot, so neither does the address
+        return
+    range = KvmHvaRange(
+        start=addr,
+        end=addr + 1,
+        pte=pte,
+        on_lock=kvm_mmu_change_pte_begin,
+        handler=kvm_change_spte_gfn,
+        flush_on_ret=True,
+        elides_lock=feature.change_pte_elides_lock,
+    )
+    __kvm_handle_hva_range(kvm, range)
+
+
+def mmu_invalidate_retry(kvm, mmu_seq):
+    """True: the fault's pfn may be stale.  The count is read first (see kvm_mmu_invalidate_end)."""
+    if kvm.mmu_invalidate_in_progress != 0:
+        return True
+    return kvm.mmu_invalidate_seq != mmu_seq
+
+
+def mmu_invalidate_retry_gfn(kvm, mmu_seq, gfn):
+    """Only windows over this gfn count while they are open; any that closed since, anywhere."""
+    if kvm.mmu_invalidate_in_progress != 0:
+        if kvm.mmu_invalidate_range_start <= gfn and gfn < kvm.mmu_invalidate_range_end:
+            return True
+    return kvm.mmu_invalidate_seq != mmu_seq
+
+
+def hva_to_pfn(kvm, fault, writable):
+    """The referenced page behind a gfn in fault.page, None if there is none now.
+
+    A fast write lookup also serves a read fault (`writable`): what it finds may be mapped
+    writable.  The slow path asks for what the guest did, then tries for more."""
+    addr = gfn_to_hva(kvm, fault.gfn)
+    if fault.write or writable:
+        fault.page = get_user_page_fast_only(kvm.mm, addr, True)
+        fault.map_writable = fault.page is not None
+    if fault.page is None:
+        fault.page = get_user_pages_unlocked(kvm.mm, addr, fault.write)
+        fault.map_writable = fault.write
+
+
+def gfn_to_hva(kvm, gfn):
+    """The scenarios have one memslot from gfn 0."""
+    return gfn + kvm.memslots[0].userspace_addr
+
+
+def guest_access(vcpu, gfn, write):
+    """One guest instruction: a TLB hit, or a hardware walk that fills the TLB; else an exit."""
+    kvm = vcpu.kvm
+    with atomic("a TLB hit is one access, and the walker reads an SPTE whole"):
+        entry = vcpu.tlb[gfn]
+        if entry.present and (entry.write or not write):
+            if write:
+                store(kvm.mm, entry.page, gfn_to_hva(kvm, gfn))
+            else:
+                load(kvm.mm, entry.page, gfn_to_hva(kvm, gfn))
+            return NO_EXIT
+        spte = kvm.spte[gfn]
+        if not spte.present:
+            return TRANSLATION_FAULT
+        if write and not spte.write:
+            return PERMISSION_FAULT
+        vcpu.tlb[gfn] = spte
+    return NO_EXIT
+
+
+def vcpu_run(vcpu):
+    """A guest that reads every gfn and writes the first `written_gfns`, for ever; after an exit it
+    may do something else first (an interrupt), so it need not repeat the access that faulted."""
+    kvm = vcpu.kvm
+    while True:
+        access = choose(kvm.nr_gfns + kvm.written_gfns)
+        write = access >= kvm.nr_gfns
+        gfn = access - kvm.nr_gfns if write else access
+        exit_reason = guest_access(vcpu, gfn, write)
+        if exit_reason != NO_EXIT:
+            trace("kvm_page_fault", gfn)
+            permission = exit_reason == PERMISSION_FAULT
+            fault = KvmPageFault(gfn=gfn, write=write, permission=permission)
+            kvm.arch.page_fault(vcpu, fault)

@@ -1,0 +1,1 @@
+"""mm/*.c: the primary MMU, one module for one kernel file."""

@@ -1,0 +1,110 @@
+"""include/linux/mm_types.h, include/linux/pgtable.h: pages, PTEs and the address space."""
+
+from __future__ import annotations
+
+from mmuwitness.model.primitives import atomic
+from mmuwitness.model.state import Bool, Bounded, Field, Lock, Ref, RwLock, Struct, Value
+
+UNKNOWN = 2
+"""`MM.written` of an address whose content nobody may rely on (it is being dropped)."""
+
+
+class Pte(Value):
+    """A PTE of the primary MMU: none, present, a migration entry or a swap entry."""
+
+    present = Bool()
+    write = Bool()
+    dirty = Bool()
+    migration = Bool()
+    swap = Bool()
+    page = Ref("Page")
+
+
+class Page(Struct):
+    """struct page / struct folio.  A page whose refcount is 0 is free.
+
+    content is one bit, enough to tell equal pages from different ones.  rmap[a]: a walk of the
+    reverse mapping comes to address a (for a KSM page: its stable node lists a's rmap_item).
+    """
+
+    content = Field(Bounded(0, 1))
+    refcount = Field(Bounded(0, 7))
+    mapcount = Field(Bounded(0, 3))
+    ksm = Field(Bool())
+    lru = Field(Bool())
+    rmap = Field(Bool(), array="addresses")
+    lock = Field(Lock())
+
+
+class MM(Struct):
+    """struct mm_struct: one page table, so one ptl; the TLB of the CPU that the VMM runs on.
+
+    Wired: pages (all pages), addresses (range of hvas, in pages), notifier_subscriptions,
+    nr_mergeable (ksmd scans the first so many addresses), host_thread (True if a thread of the
+    VMM uses the TLB).
+    Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
+    invalidating, callers between entering start() and leaving end(); written[a], what the last
+    store to address a wrote; stale_load, set when a load returned something else.
+    """
+
+    mmap_lock = Field(RwLock())
+    ptl = Field(Lock())
+    pte = Field(Pte, array="addresses", guarded_by="MM.ptl")
+    tlb = Field(Pte, array="addresses")
+    swap = Field(Bounded(0, 1), array="addresses")
+    open_windows = Field(Bounded(0, 3), array="addresses", ghost=True)
+    invalidating = Field(Bounded(0, 4), ghost=True)
+    written = Field(Bounded(0, 2), array="addresses", ghost=True)
+    stale_load = Field(Bool(), ghost=True)
+
+
+def pte_none(pte):
+    return not pte.present and not pte.migration and not pte.swap
+
+
+def get_page(page):
+    with atomic("page_ref_inc: the reference count is an atomic_t"):
+        page.refcount += 1
+
+
+def put_page(page):
+    """The last reference frees the page; what it says about its contents goes with it."""
+    with atomic("page_ref_dec_and_test: whoever drops the last reference frees the page alone"):
+        page.refcount -= 1
+        if page.refcount == 0:
+            page.content = 0
+            page.ksm = False
+            page.lru = False
+
+
+def alloc_page(mm):
+    """A free page, or None: the lowest one, since pages differ only in name."""
+    with atomic("the page allocator hands a page to one caller"):
+        for page in mm.pages:
+            if page.refcount == 0:
+                page.refcount = 1
+                return page
+    return None
+
+
+def copy_page(page, mm):
+    """A new page with the content of `page`; None if there is no memory."""
+    with atomic("nobody else knows the new page: only the read of the old one is shared"):
+        for new in mm.pages:
+            if new.refcount == 0:
+                new.refcount = 1
+                new.content = page.content
+                return new
+    return None
+
+
+def load(mm, page, addr):
+    """A load from `page` by an access to address `addr`: it returns what was last written."""
+    if mm.written[addr] != UNKNOWN and page.content != mm.written[addr]:
+        mm.stale_load = True
+
+
+def store(mm, page, addr):
+    """A store to `page` by an access to address `addr`; it always writes a new value."""
+    page.content = 1 - page.content
+    mm.written[addr] = page.content

@@ -1,0 +1,87 @@
+"""mm/mmu_notifier.c, include/linux/mmu_notifier.h: subscriptions and their callbacks.
+
+`mm.notifier_subscriptions` is fixed when the host is wired; a subscriber's operation that its
+kernel does not have is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mmuwitness.model.primitives import feature
+from mmuwitness.model.mm.mm_types import Pte
+
+Callback = Callable[..., Any] | None
+
+
+@dataclass(frozen=True)
+class MmuNotifier:
+    """struct mmu_notifier with its mmu_notifier_ops: each is called as op(owner, ...)."""
+
+    owner: Any
+    invalidate_range_start: Callback
+    invalidate_range_end: Callback
+    invalidate_page: Callback
+    change_pte: Callback
+
+
+def mmu_notifier_invalidate_range_start(mm, start, end):
+    """Every subscriber has dropped [start, end) when this returns."""
+    mm.invalidating += 1
+    for subscription in mm.notifier_subscriptions:
+        if subscription.invalidate_range_start is not None:
+            subscription.invalidate_range_start(subscription.owner, start, end)
+    for addr in mm.addresses:
+        if start <= addr and addr < end:
+            mm.open_windows[addr] += 1
+
+
+def mmu_notifier_invalidate_range_end(mm, start, end):
+    for addr in mm.addresses:
+        if start <= addr and addr < end:
+            mm.open_windows[addr] -= 1
+    for subscription in mm.notifier_subscriptions:
+        if subscription.invalidate_range_end is not None:
+            subscription.invalidate_range_end(subscription.owner, start, end)
+    mm.invalidating -= 1
+
+
+def mmu_notifier_invalidate_page(mm, addr):
+    """Until commit 5f32b265400d ("mm/mmu_notifier: kill invalidate_page") in v4.13."""
+    for subscription in mm.notifier_subscriptions:
+        if subscription.invalidate_page is not None:
+            subscription.invalidate_page(subscription.owner, addr)
+
+
+def mmu_notifier_change_pte(mm, addr, pte):
+    """ptl is held.  A subscriber without change_pte is told by invalidate_page, in kernels that
+    do not bracket the change."""
+    for subscription in mm.notifier_subscriptions:
+        if subscription.change_pte is not None:
+            subscription.change_pte(subscription.owner, addr, pte)
+        elif feature.change_pte_falls_back_to_invalidate_page:
+            if subscription.invalidate_page is not None:
+                subscription.invalidate_page(subscription.owner, addr)
+
+
+def set_pte_at_notify(mm, addr, pte):
+    """Install a PTE and tell the secondary MMUs; a plain set_pte_at() since v6.10."""
+    if not feature.set_pte_at_notify:
+        mm.pte[addr] = pte
+    elif feature.change_pte_before_set_pte:
+        mmu_notifier_change_pte(mm, addr, pte)
+        mm.pte[addr] = pte
+    else:
+        mm.pte[addr] = pte
+        mmu_notifier_change_pte(mm, addr, pte)
+
+
+def ptep_clear_flush(mm, addr):
+    """mm/pgtable-generic.c: the PTE is none and no CPU of the mm has it in its TLB."""
+    pte = mm.pte[addr]
+    mm.pte[addr] = Pte()
+    if mm.host_thread:
+        mm.tlb[addr] = Pte()
+    return pte

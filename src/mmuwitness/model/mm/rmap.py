@@ -1,0 +1,107 @@
+"""mm/rmap.c, mm/vmscan.c: the reverse mapping, and unmapping a page through it for reclaim."""
+
+from __future__ import annotations
+
+from mmuwitness.model.mm.mm_types import Pte, get_page, put_page
+from mmuwitness.model.mm.mmu_notifier import (
+    mmu_notifier_invalidate_page,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+    ptep_clear_flush,
+)
+from mmuwitness.model.primitives import atomic, choose, feature, spin_lock, trylock, unlock
+
+
+def page_add_new_anon_rmap(page, addr):
+    """From here on a walk of the reverse mapping finds the page at `addr`."""
+    with atomic("nobody else maps a new page: the walk sees one word, the count is atomic"):
+        page.mapcount += 1
+        page.rmap[addr] = True
+
+
+def page_add_anon_rmap(page):
+    """Another PTE maps the page.  A KSM page's rmap_item is appended later, by ksmd."""
+    with atomic("mapcount is an atomic_t"):
+        page.mapcount += 1
+
+
+def page_remove_rmap(page, addr):
+    with atomic("mapcount is an atomic_t"):
+        page.mapcount -= 1
+        page.rmap[addr] = False
+
+
+def lru_cache_add(page):
+    """On the LRU: reclaim and compaction can isolate the page."""
+    page.lru = True
+
+
+def page_vma_mapped_walk(mm, addr, page, sync):
+    """The PTE is peeked at without ptl and skipped if it is not present; with PVMW_SYNC the lock
+    is taken in any case.  True: worth taking ptl."""
+    return sync or mm.pte[addr].present
+
+
+def try_to_unmap_one(mm, addr, page, sync, entry):
+    """Replace the PTE that maps `page` at `addr` by a migration or swap entry."""
+    bracketed = feature.rmap_walk_bracketed
+    unmapped = False
+    if bracketed:
+        mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
+    if page_vma_mapped_walk(mm, addr, page, sync):
+        with spin_lock(mm.ptl):
+            pte = mm.pte[addr]
+            if pte.present and pte.page is page:
+                ptep_clear_flush(mm, addr)
+                if not bracketed and not feature.invalidate_page_after_ptl:
+                    mmu_notifier_invalidate_page(mm, addr)
+                if entry.swap:
+                    mm.swap[addr] = page.content
+                mm.pte[addr] = entry
+                page_remove_rmap(page, addr)
+                unmapped = True
+        if unmapped and not bracketed and feature.invalidate_page_after_ptl:
+            mmu_notifier_invalidate_page(mm, addr)
+        if unmapped:
+            put_page(page)
+    if bracketed:
+        mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
+
+
+def rmap_walk(mm, page, sync, entry):
+    """try_to_unmap() and try_to_migrate(): at every address that the reverse mapping lists."""
+    for addr in mm.addresses:
+        if page.rmap[addr]:
+            try_to_unmap_one(mm, addr, page, sync, entry)
+
+
+def isolate_lru_page(mm):
+    """Some page that is on the LRU, taken off it and referenced; None if the choice has none."""
+    page = mm.pages[choose(mm.nr_pages)]
+    with atomic("lru_lock, and a reference only if the page is not being freed"):
+        if page.lru and page.refcount > 0:
+            page.lru = False
+            get_page(page)
+            return page
+    return None
+
+
+def putback_lru_page(page):
+    page.lru = True
+    put_page(page)
+
+
+def shrink_folio_list(mm, sync):
+    """kswapd: a page is unmapped everywhere and freed once nobody else refers to it."""
+    while True:
+        page = isolate_lru_page(mm)
+        if page is not None:
+            if trylock(page.lock):
+                rmap_walk(mm, page, sync, Pte(swap=True))
+                unlock(page.lock)
+                if page.mapcount == 0:
+                    put_page(page)
+                else:
+                    putback_lru_page(page)
+            else:
+                putback_lru_page(page)

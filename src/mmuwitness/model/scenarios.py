@@ -1,0 +1,146 @@
+"""Bounded set-ups: which processes run on which host.  A scenario is one value of this table.
+
+Actors that repeat for ever are marked so in `bounds`; nothing else is unbounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmuwitness.model import claims as claims_module
+from mmuwitness.model.arch.arch import Arch
+from mmuwitness.model.era import Era, UnknownName
+from mmuwitness.model.host import Host
+from mmuwitness.model.kvm.kvm_main import vcpu_run
+from mmuwitness.model.mm import ksm, memory, migrate, rmap, uprobes
+
+EXTRA: dict[str, int] = {}
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A process: `function(*arguments)`, under the name shown in timelines."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """name, what it is about, and how to wire it.
+
+    sizes: arguments of Host.  setup: maps the first pages.  actors: the processes besides the
+    vCPUs.  bounds: what is bounded, for people.
+    """
+
+    name: str
+    text: str
+    bounds: str
+    setup: Callable[[Host], None]
+    actors: Callable[[Host], list[Actor]]
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+    def host(self, era: Era, arch: Arch) -> Host:
+        """A fresh host with its processes and claims."""
+        host = Host(era, arch, **self.sizes)
+        self.setup(host)
+        guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in host.vcpus]
+        host.processes = [*guests, *self.actors(host)]
+        host.claims = [c for c in claims_module.CLAIMS.values() if c.kind == "always"]
+        return host
+
+
+def two_private_pages(host: Host) -> None:
+    """Every address has a page of its own, writable, all of equal content."""
+    for addr in range(len(host.mm.addresses)):
+        host.map_page(addr, addr)
+
+
+def private_beside_ksm_page(host: Host) -> None:
+    """A page of its own at the first address, a KSM page of equal content at the others."""
+    host.map_page(0, 0)
+    host.map_ksm_page(range(1, len(host.mm.addresses)), 1)
+
+
+def one_ksm_page(host: Host) -> None:
+    """All addresses share one KSM page."""
+    host.map_ksm_page(range(len(host.mm.addresses)), 0)
+
+
+def mm_actor(name: str, function: Callable[..., Any], *more: Any) -> Callable[[Host], list[Actor]]:
+    return lambda host: [Actor(name, function, (host.mm, *more))]
+
+
+SCENARIOS: dict[str, Scenario] = {
+    s.name: s
+    for s in (
+        Scenario(
+            "ksm",
+            "ksmd merges two guest pages while a guest reads and writes them.",
+            "1 vCPU, 2 gfns in one table page, 4 pages, any number of KSM merges",
+            private_beside_ksm_page,
+            mm_actor("ksmd", ksm.ksmd),
+        ),
+        Scenario(
+            "ksm_alone",
+            "As ksm, but each gfn has a last-level table page of its own.",
+            "1 vCPU, 2 gfns in two table pages, 4 pages, any number of KSM merges",
+            private_beside_ksm_page,
+            mm_actor("ksmd", ksm.ksmd),
+            {"gfns_per_table": 1},
+        ),
+        Scenario(
+            "cow",
+            "A guest and a thread of the VMM write to pages that share a KSM page.",
+            "1 vCPU, 1 host thread, 2 gfns in one table page, 4 pages",
+            one_ksm_page,
+            mm_actor("vmm", memory.host_thread),
+            {"host_thread": True},
+        ),
+        Scenario(
+            "unmerge",
+            "MADV_UNMERGEABLE breaks the sharing of KSM pages under a running guest.",
+            "1 vCPU, 2 gfns in one table page, 4 pages, any number of calls",
+            one_ksm_page,
+            mm_actor("madvise", ksm.unmerge_ksm_pages),
+        ),
+        Scenario(
+            "uprobe",
+            "A page of guest memory is replaced by a copy with a breakpoint.",
+            "1 vCPU, 2 gfns in one table page, 4 pages, any number of breakpoints",
+            two_private_pages,
+            mm_actor("perf", uprobes.uprobe_register),
+        ),
+        Scenario(
+            "dontneed",
+            "The VMM drops guest pages (a balloon), the guest faults them in again.",
+            "1 vCPU, 2 gfns in one table page, 4 pages, any number of calls",
+            two_private_pages,
+            mm_actor("madvise", memory.madvise_dontneed),
+        ),
+        Scenario(
+            "reclaim",
+            "kswapd unmaps pages through the reverse mapping and frees them.",
+            "1 vCPU, 2 gfns in one table page, 4 pages, any number of reclaims",
+            two_private_pages,
+            mm_actor("kswapd", rmap.shrink_folio_list, False),
+        ),
+        Scenario(
+            "migrate",
+            "Compaction moves guest pages.",
+            "1 vCPU, 2 gfns in one table page, 4 pages, any number of migrations",
+            two_private_pages,
+            mm_actor("kcompactd", migrate.migrate_pages, False),
+        ),
+    )
+}
+
+
+def find_scenario(name: str) -> Scenario:
+    """The scenario of that name; UnknownName lists what exists."""
+    if name not in SCENARIOS:
+        raise UnknownName("scenario", name, list(SCENARIOS))
+    return SCENARIOS[name]
