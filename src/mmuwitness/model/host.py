@@ -64,6 +64,7 @@ class Host:
         host_thread: bool = False,
     ) -> None:
         self.era, self.arch = era, arch
+        self.features_read: set[str] = set()
         tables = -(-slot_pages // gfns_per_table)
         self.world = World(pages=pages, addresses=addresses, gfns=slot_pages, tables=tables)
         self.pages = self.world.add(Page, pages)
@@ -96,6 +97,8 @@ class Host:
         self.overrides: dict[str, types.FunctionType] = {}
 
     def has_feature(self, name: str) -> bool:
+        """Whether this kernel has a feature; what was asked decides what programs it shares."""
+        self.features_read.add(name)
         return self.era.has(name, self.arch.kernel_arch)
 
     def kvm_notifier(self) -> MmuNotifier:

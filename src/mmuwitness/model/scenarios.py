@@ -16,8 +16,6 @@ from mmuwitness.model.host import Host
 from mmuwitness.model.kvm.kvm_main import vcpu_run
 from mmuwitness.model.mm import ksm, memory, migrate, rmap, uprobes
 
-EXTRA: dict[str, int] = {}
-
 
 @dataclass(frozen=True)
 class Actor:
@@ -59,6 +57,12 @@ def two_private_pages(host: Host) -> None:
         host.map_page(addr, addr)
 
 
+def two_read_only_pages(host: Host) -> None:
+    """As two_private_pages, in a mapping that is not writable."""
+    for addr in range(len(host.mm.addresses)):
+        host.map_page(addr, addr, write=False)
+
+
 def private_beside_ksm_page(host: Host) -> None:
     """A page of its own at the first address, a KSM page of equal content at the others."""
     host.map_page(0, 0)
@@ -80,17 +84,18 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             "ksm",
             "ksmd merges two guest pages while a guest reads and writes them.",
-            "1 vCPU, 2 gfns in one table page, 4 pages, any number of KSM merges",
+            "1 vCPU, 2 gfns in one table page, 3 pages, any number of KSM merges",
             private_beside_ksm_page,
             mm_actor("ksmd", ksm.ksmd),
+            {"pages": 3},
         ),
         Scenario(
             "ksm_alone",
             "As ksm, but each gfn has a last-level table page of its own.",
-            "1 vCPU, 2 gfns in two table pages, 4 pages, any number of KSM merges",
+            "1 vCPU, 2 gfns in two table pages, 3 pages, any number of KSM merges",
             private_beside_ksm_page,
             mm_actor("ksmd", ksm.ksmd),
-            {"gfns_per_table": 1},
+            {"pages": 3, "gfns_per_table": 1},
         ),
         Scenario(
             "cow",
@@ -109,10 +114,12 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         Scenario(
             "uprobe",
-            "A page of guest memory is replaced by a copy with a breakpoint.",
-            "1 vCPU, 2 gfns in one table page, 4 pages, any number of breakpoints",
-            two_private_pages,
+            "A page of guest memory is replaced by a copy with a breakpoint.  (uprobes want a mapping"
+            " that is not writable, so the guest only reads.)",
+            "1 vCPU, 2 gfns in one table page, 3 pages, any number of breakpoints",
+            two_read_only_pages,
             mm_actor("perf", uprobes.uprobe_register),
+            {"written_gfns": 0, "pages": 3},
         ),
         Scenario(
             "dontneed",

@@ -76,7 +76,6 @@ class Builder(Expressions):
         overrides: dict[str, types.FunctionType],
     ) -> None:
         self.world, self.has_feature, self.overrides = world, has_feature, overrides
-        self.features_read: set[str] = set()
         self.functions: set[str] = set()
         self.variable_kinds: dict[tuple[Context, str], Kind] = {}
         self.declared: set[tuple[Context, str]] = set()

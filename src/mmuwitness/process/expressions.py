@@ -59,7 +59,6 @@ class Expressions:
     world: World
     frame: Any
     block: Block
-    features_read: set[str]
     has_feature: Any
 
     # -- emission --------------------------------------------------------------------------
@@ -168,7 +167,6 @@ class Expressions:
 
     def constant_attribute(self, value: Any, name: str, node: ast.Attribute) -> Folded:
         if isinstance(value, FeatureNames):
-            self.features_read.add(name)
             return Const(self.has_feature(name))
         if isinstance(value, Struct) and name in value.fields:
             return self.field_of(value.fields[name], value.index, node)

@@ -63,7 +63,6 @@ class Program:
     layout: Layout
     lowered: Lowered
     claims: list[str]
-    features_read: frozenset[str]
     functions: frozenset[str]
     unguarded: list[str] = field(default_factory=list)
 
@@ -109,7 +108,6 @@ def fold(host: HostSpec, every: bool = False) -> Program:
         layout,
         lower_program(layout, steps, claims),
         [c.name for c in host.claims],
-        frozenset().union(*(b.features_read for b in builders)),
         frozenset().union(*(b.functions for b in builders)),
         unguarded_writes(processes),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.mm.mm_types import Pte, copy_page, put_page
+from mmuwitness.model.mm.mm_types import Pte, copy_page, get_page, put_page
 from mmuwitness.model.mm.rmap import (
     isolate_lru_page,
     lru_cache_add,
@@ -23,7 +23,7 @@ def remove_migration_ptes(mm, old, new):
         with spin_lock(mm.ptl):
             pte = mm.pte[addr]
             if pte.migration and pte.page is old:
-                new.refcount += 1
+                get_page(new)
                 page_add_new_anon_rmap(new, addr)
                 mm.pte[addr] = Pte(present=True, write=not new.ksm, dirty=True, page=new)
 

@@ -1,0 +1,119 @@
+"""Explore a scenario on a kernel: every claim over every interleaving, within its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mmuwitness.explore.programs import Compiled, compiled_program
+from mmuwitness.explore.search import Progress, SearchResult, search
+from mmuwitness.model.claims import CLAIMS, Claim
+from mmuwitness.model.era import Era
+from mmuwitness.model.scenarios import Scenario
+from mmuwitness.process.native import NativeProgram
+
+MEMORY_LIMIT_BYTES = 8 << 30
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A shortest schedule to something: (process, choice) of each step."""
+
+    scenario: str
+    era: str
+    arch: str
+    steps: tuple[tuple[int, int], ...]
+
+
+@dataclass
+class Exploration:
+    """What exploring one scenario on one kernel found."""
+
+    scenario: Scenario
+    era: Era
+    arch: str
+    compiled: Compiled
+    result: SearchResult
+    native: NativeProgram
+
+    @property
+    def complete(self) -> bool:
+        return self.result.complete
+
+    def violated(self) -> dict[str, int]:
+        """Claims that do not hold, by name, with a shallowest state that violates each."""
+        found = {self.compiled.claims[bit]: at for bit, at in self.result.violated.items()}
+        for claim in CLAIMS.values():
+            if claim.kind == "never" and self.reached(claim.mark):
+                found[claim.name] = self.mark_state(claim.mark)
+        return found
+
+    def reached(self, mark: str) -> bool:
+        return mark in self.reached_marks()
+
+    def reached_marks(self) -> list[str]:
+        return [self.compiled.marks[bit] for bit in self.result.covered]
+
+    def mark_state(self, mark: str) -> int:
+        return self.result.covered[self.compiled.marks.index(mark)].state
+
+    def verdict_of(self, claim: Claim) -> str:
+        """ "holds", "violated", "reached", "never reached" or "undecided"."""
+        if claim.kind == "always":
+            if claim.name in self.violated():
+                return "violated"
+            return "holds" if self.complete else "undecided"
+        if self.reached(claim.mark):
+            return "reached" if claim.kind == "sometimes" else "violated"
+        if not self.complete:
+            return "undecided"
+        return "never reached" if claim.kind == "sometimes" else "holds"
+
+    def schedule_to_state(self, index: int) -> Schedule:
+        """A shortest schedule from the initial state to the one of that index."""
+        words = self.result.path(index)
+        steps = tuple(self.label(a, b) for a, b in zip(words, words[1:], strict=False))
+        return Schedule(self.scenario.name, str(self.era), self.arch, steps)
+
+    def schedule_to_mark(self, mark: str) -> Schedule:
+        """A shortest schedule whose last step executes the mark."""
+        cover = self.result.covered[self.compiled.marks.index(mark)]
+        before = self.schedule_to_state(cover.state)
+        last = (cover.label & 0xFF, cover.label >> 8)
+        return Schedule(before.scenario, before.era, before.arch, (*before.steps, last))
+
+    def schedule_of(self, claim: Claim) -> Schedule:
+        """The discovery for a claim that is violated or reached."""
+        if claim.mark:
+            return self.schedule_to_mark(claim.mark)
+        return self.schedule_to_state(self.violated()[claim.name])
+
+    def label(self, state: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, int]:
+        """(process, choice) of a step between two states."""
+        found, _ = self.native.call(state, self.compiled.successors_max)
+        label = next(label for label, _, words in found if words == target)
+        return label & 0xFF, label >> 8
+
+
+def explore(
+    scenario: Scenario,
+    era: Era,
+    arch: str,
+    *,
+    threads: int = 1,
+    thorough: bool = False,
+    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+    progress: Callable[[Progress], None] | None = None,
+) -> Exploration:
+    """Every state of a scenario; see `SearchResult.stopped` for why a search ended early."""
+    compiled, code = compiled_program(scenario, era, arch, thorough)
+    native = NativeProgram(code)
+    result = search(
+        native.address,
+        compiled.initial,
+        compiled.successors_max,
+        threads=threads,
+        memory_limit_bytes=memory_limit_bytes,
+        progress=progress,
+    )
+    return Exploration(scenario, era, arch, compiled, result, native)
