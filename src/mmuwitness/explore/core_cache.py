@@ -160,8 +160,6 @@ def _specialized(key: tuple[str, ...], width: int) -> bytes:
             f"{', '.join(['i64 %worker', f'i64 {width}', *inputs])})\n"
             "  %value = load i64, ptr %result\n  ret i64 %value\n}\n"
         )
-    import re
-    text = re.sub(r", !llvm.loop !\d+", "", text)
     module = llvm.parse_assembly(text)
     module.verify()
     machine = target_machine()

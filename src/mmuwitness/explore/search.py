@@ -41,7 +41,7 @@ INDEX_LIMIT = NO_PARENT - 1  # states that 32-bit indices can tell apart
 
 LOAD = 0.8  # of the slots; fuller buckets overflow too often
 FIRST_CAPACITY = 4096  # states: a small search touches little memory
-DIVIDE_AT = 1 << 17  # states: a smaller search ends before threads would pay
+DIVIDE_AT = 1 << 16  # states: a smaller search ends before threads would pay
 BLOCK = 256  # entries whose cache misses overlap; their lines fit the first-level cache
 BATCH_ROOM = 2048  # successors: a batch stays in the second-level cache
 RING = 4  # batches a worker may be ahead of the slowest, with several workers
@@ -50,7 +50,6 @@ HUGE_BYTES = 1 << 22  # memory from this size on asks for huge pages: far fewer 
 ENTER_STEP = 1 << 18  # states entered into a new table between two looks for Ctrl-C
 REPORT_SECONDS = 0.1
 MASK = (1 << 64) - 1
-_SCHED_YIELD = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value
 
 
 class Status(IntEnum):
@@ -100,7 +99,6 @@ class Worker(ctypes.Structure):
     batch_room: int
     batch_bytes: int
     section_bytes: int  # of a batch, for one worker
-    relax: int
     want_claims: int
     want_covers: int
     want_deadlock: int
@@ -300,6 +298,9 @@ class _Part:
             self.core.rebuild(self.address, first, min(first + ENTER_STEP, worker.count))
         worker.capacity = capacity
 
+    def nearly_full(self) -> bool:
+        return self.worker.count > self.worker.capacity * 0.95 and self.worker.capacity < self.most
+
     def make_room(self) -> str | None:
         """Room for `needed` more states. None, or the reason why it cannot be."""
         worker = self.worker
@@ -373,7 +374,7 @@ class _Search:
                 meta=scratch + 8 * BLOCK, info=scratch + 8 * (BLOCK + 2 * most),
                 part=number, parts=parts, outboxes=outboxes, board=board.address,
                 ring=ring, batch_room=room, batch_bytes=batch,
-                out=scratch + 8 * (BLOCK + 2 * most + 4), section_bytes=section, relax=_SCHED_YIELD,
+                out=scratch + 8 * (BLOCK + 2 * most + 4), section_bytes=section,
                 want_claims=self.stop_when.claims, want_covers=self.stop_when.covers,
                 want_deadlock=self.stop_when.deadlock, want_any=self.stop_when.any_of,
                 pause_at=1 << 62, deadlock_state=-1,
@@ -411,6 +412,9 @@ class _Search:
             if status == Status.SPENT:
                 budget = budget * 2 if seconds < CALL_SECONDS / 2 else budget
                 budget = budget // 2 if seconds > CALL_SECONDS * 2 else budget
+            elif status == Status.WAITING and part.nearly_full():
+                # Likely the other one grows, and so shall we soon: do it at the same time.
+                reason = part.make_room()
             elif status == Status.WAITING:
                 time.sleep(50e-6)
             elif status == Status.NO_ROOM:

@@ -27,6 +27,8 @@ batch room before each call of the model, state and table room before a list is 
 
 from __future__ import annotations
 
+import platform
+
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import int64, njit
@@ -53,7 +55,8 @@ NATIVE = {
 }
 
 SLOTS_AT = 16  # byte offset of the 32-bit slots in a bucket; before them one tag byte per slot
-SPINS = 200  # looks at another worker's counter before the driver is asked to sleep
+PAUSES = {"x86_64": "llvm.x86.sse2.pause", "aarch64": "llvm.aarch64.hint"}
+SPINS = 3000  # looks at another worker's counter before the driver is asked to sleep
 
 SUCCESSORS, MAX_SUCCESSORS = Worker.successors.offset, Worker.max_successors.offset
 META, INFO, CANDIDATES = Worker.meta.offset, Worker.info.offset, Worker.candidates.offset
@@ -67,7 +70,7 @@ LEVEL_EXPANDED, PAUSE_AT = Worker.level_expanded.offset, Worker.pause_at.offset
 PART, PARTS, TURN = Worker.part.offset, Worker.parts.offset, Worker.turn.offset
 OUTBOXES, BOARD, RING = Worker.outboxes.offset, Worker.board.offset, Worker.ring.offset
 BATCH_ROOM, BATCH_BYTES = Worker.batch_room.offset, Worker.batch_bytes.offset
-RELAX, OUT = Worker.relax.offset, Worker.out.offset
+OUT = Worker.out.offset
 SECTION_BYTES = Worker.section_bytes.offset
 WANT_CLAIMS, WANT_COVERS = Worker.want_claims.offset, Worker.want_covers.offset
 WANT_DEADLOCK, WANT_ANY = Worker.want_deadlock.offset, Worker.want_any.offset
@@ -195,15 +198,15 @@ def call_model(_typing, function, state, out, meta, info):
 
 
 @intrinsic
-def relax(_typing, function):
-    """Call a native function without arguments (sched_yield): let another thread run."""
-
-    def emit(_context, builder, _signature, args):
-        kind = ir.FunctionType(_HALF, [])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
-        return args[0]
-
-    return int64(int64), emit
+def pause(_typing):
+    """Tell the processor that this is a waiting loop, where it has a word for that."""
+    def emit(_context, builder, _signature, _args):
+        if name := PAUSES.get(platform.machine()):
+            kind = ir.FunctionType(ir.VoidType(), [_HALF] if name.endswith("hint") else [])
+            function = builder.module.declare_intrinsic(name, (), kind)
+            builder.call(function, [_HALF(1)] if name.endswith("hint") else [])
+        return _WORD(0)
+    return int64(), emit
 
 
 @intrinsic
@@ -467,7 +470,7 @@ def slot_is_free(worker, produced):
             spins += 1
             if spins > SPINS:
                 return False
-            relax(load(worker + RELAX))
+            pause()
     return True
 
 
@@ -479,7 +482,7 @@ def batch_is_there(worker, maker, taken):
         spins += 1
         if spins > SPINS:
             return False
-        relax(load(worker + RELAX))
+        pause()
     return True
 
 

@@ -78,12 +78,15 @@ def mm_actor(name: str, function: Callable[..., Any], *more: Any) -> Callable[[H
     return lambda host: [Actor(name, function, (host.mm, *more))]
 
 
+ONE_GFN = {"addresses": 1, "slot_pages": 1, "pages": 2}
+
 SCENARIOS: dict[str, Scenario] = {
     s.name: s
     for s in (
         Scenario(
             "ksm",
-            "ksmd merges two guest pages while a guest reads and writes them.",
+            "ksmd merges a guest page with a KSM page, again and again, while the guest reads and"
+            " writes it.",
             "1 vCPU, 2 gfns in one table page, 3 pages, any number of KSM merges",
             private_beside_ksm_page,
             mm_actor("ksmd", ksm.ksmd),
@@ -98,6 +101,24 @@ SCENARIOS: dict[str, Scenario] = {
             {"pages": 3, "gfns_per_table": 1},
         ),
         Scenario(
+            "ksm_one",
+            "As ksm, but the KSM page's other address is in no memslot: windows over it elide"
+            " mmu_lock.",
+            "1 vCPU, 1 gfn, 3 pages, any number of KSM merges",
+            private_beside_ksm_page,
+            mm_actor("ksmd", ksm.ksmd),
+            {"pages": 3, "slot_pages": 1, "mergeable": 2},
+        ),
+        Scenario(
+            "ksm_first",
+            "Two private pages of equal content: the first becomes a KSM page in place, the second"
+            " is merged with it.",
+            "1 vCPU that reads, 2 gfns in one table page, 2 pages, any number of KSM merges",
+            two_private_pages,
+            mm_actor("ksmd", ksm.ksmd),
+            {"pages": 2, "mergeable": 2, "written_gfns": 0},
+        ),
+        Scenario(
             "cow",
             "A guest and a thread of the VMM write to pages that share a KSM page.",
             "1 vCPU, 1 host thread, 2 gfns in one table page, 4 pages",
@@ -106,20 +127,53 @@ SCENARIOS: dict[str, Scenario] = {
             {"host_thread": True},
         ),
         Scenario(
+            "cow_smp",
+            "One vCPU breaks COW while a thread of the VMM writes and another vCPU reads.",
+            "2 vCPUs, 1 host thread, 1 gfn, 2 pages",
+            one_ksm_page,
+            mm_actor("vmm", memory.host_thread),
+            {**ONE_GFN, "vcpus": 2, "host_thread": True},
+        ),
+        Scenario(
+            "cow_migrate",
+            "A guest breaks COW while compaction moves pages, the new one among them.",
+            "1 vCPU, 2 gfns in one table page, 3 pages, any number of migrations",
+            one_ksm_page,
+            mm_actor("kcompactd", migrate.migrate_pages, True),
+            {"pages": 3},
+        ),
+        Scenario(
+            "cow_reclaim",
+            "A guest breaks COW while kswapd reclaims pages, the new one among them.",
+            "1 vCPU, 2 gfns in one table page, 3 pages, any number of reclaims",
+            one_ksm_page,
+            mm_actor("kswapd", rmap.shrink_folio_list, True),
+            {"pages": 3},
+        ),
+        Scenario(
             "unmerge",
             "MADV_UNMERGEABLE breaks the sharing of KSM pages under a running guest.",
-            "1 vCPU, 2 gfns in one table page, 4 pages, any number of calls",
+            "1 vCPU, 2 gfns in one table page, 3 pages, any number of calls",
             one_ksm_page,
             mm_actor("madvise", ksm.unmerge_ksm_pages),
+            {"pages": 3},
         ),
         Scenario(
             "uprobe",
-            "A page of guest memory is replaced by a copy with a breakpoint.  (uprobes want a mapping"
-            " that is not writable, so the guest only reads.)",
+            "A page of guest memory is replaced by a copy with a breakpoint.  (uprobes want a"
+            " mapping that is not writable, so the guest only reads.)",
             "1 vCPU, 2 gfns in one table page, 3 pages, any number of breakpoints",
             two_read_only_pages,
             mm_actor("perf", uprobes.uprobe_register),
             {"written_gfns": 0, "pages": 3},
+        ),
+        Scenario(
+            "uprobe_one",
+            "As uprobe, with one gfn.",
+            "1 vCPU, 1 gfn, 2 pages, any number of breakpoints",
+            two_read_only_pages,
+            mm_actor("perf", uprobes.uprobe_register),
+            {**ONE_GFN, "written_gfns": 0},
         ),
         Scenario(
             "dontneed",
@@ -129,6 +183,22 @@ SCENARIOS: dict[str, Scenario] = {
             mm_actor("madvise", memory.madvise_dontneed),
         ),
         Scenario(
+            "dontneed_one",
+            "As dontneed, with one gfn.",
+            "1 vCPU, 1 gfn, 2 pages, any number of calls",
+            two_private_pages,
+            mm_actor("madvise", memory.madvise_dontneed),
+            ONE_GFN,
+        ),
+        Scenario(
+            "dontneed_smp",
+            "Two vCPUs fault the same page in again.",
+            "2 vCPUs, 1 gfn, 3 pages, any number of calls",
+            two_private_pages,
+            mm_actor("madvise", memory.madvise_dontneed),
+            {**ONE_GFN, "pages": 3, "vcpus": 2},
+        ),
+        Scenario(
             "reclaim",
             "kswapd unmaps pages through the reverse mapping and frees them.",
             "1 vCPU, 2 gfns in one table page, 4 pages, any number of reclaims",
@@ -136,11 +206,27 @@ SCENARIOS: dict[str, Scenario] = {
             mm_actor("kswapd", rmap.shrink_folio_list, False),
         ),
         Scenario(
+            "reclaim_one",
+            "As reclaim, with one gfn.",
+            "1 vCPU, 1 gfn, 2 pages, any number of reclaims",
+            two_private_pages,
+            mm_actor("kswapd", rmap.shrink_folio_list, False),
+            ONE_GFN,
+        ),
+        Scenario(
             "migrate",
             "Compaction moves guest pages.",
             "1 vCPU, 2 gfns in one table page, 4 pages, any number of migrations",
             two_private_pages,
             mm_actor("kcompactd", migrate.migrate_pages, False),
+        ),
+        Scenario(
+            "migrate_one",
+            "As migrate, with one gfn.",
+            "1 vCPU, 1 gfn, 2 pages, any number of migrations",
+            two_private_pages,
+            mm_actor("kcompactd", migrate.migrate_pages, False),
+            ONE_GFN,
         ),
     )
 }

@@ -86,16 +86,15 @@ def __kvm_handle_hva_range(kvm, range):
     flush = False
     if not range.elides_lock:
         lock(kvm.mmu_lock)
-        locked = True
         range.on_lock(kvm, range)
     for slot in kvm.memslots:
         hva_start = max(range.start, slot.userspace_addr)
         hva_end = min(range.end, slot.userspace_addr + slot.npages)
         if hva_start < hva_end:
-            if not locked:
+            if range.elides_lock and not locked:
                 lock(kvm.mmu_lock)
-                locked = True
                 range.on_lock(kvm, range)
+                locked = True
             if range.handler is not None:
                 offset = slot.base_gfn - slot.userspace_addr
                 gfn_range = KvmGfnRange(
@@ -107,7 +106,7 @@ def __kvm_handle_hva_range(kvm, range):
                 flush = range.handler(kvm, gfn_range) or flush
     if range.flush_on_ret and flush and feature.flush_before_unlock:
         kvm_flush_remote_tlbs(kvm)
-    if locked:
+    if locked or not range.elides_lock:
         unlock(kvm.mmu_lock)
     if range.flush_on_ret and flush and not feature.flush_before_unlock:
         # Until commit 565f3be21746 ("KVM: mmu_notifier: Flush TLBs before releasing mmu_lock")

@@ -1,0 +1,175 @@
+"""Can `.change_pte()` ever do anything?  For every architecture and kernel, from exploration.
+
+Every release is folded, kernels with the same program share one exploration, and what
+`.change_pte()` did in it is read from the marks that were reached.  Nothing here knows what to
+expect of any cell.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+
+from mmuwitness.explore.explorer import Exploration, Schedule, explore
+from mmuwitness.model.claims import CLAIMS
+from mmuwitness.model.era import Era
+from mmuwitness.model.host import ARCHES, find_arch
+from mmuwitness.model.releases import RELEASES
+from mmuwitness.model.scenarios import SCENARIOS
+
+QUESTION = ("ksm", "ksm_alone", "cow", "uprobe")
+"""The scenarios that call change_pte: KSM's two windows, COW by guest and host, uprobes; with the
+gfn's table page shared with a neighbour, and alone."""
+
+EFFECTS = ("changes", "installs_read_only", "installs_writable", "zaps", "flushes", "warns")
+
+
+@dataclass(frozen=True)
+class ProgramResult:
+    """One distinct program explored: its size, and a schedule to each effect that it reached."""
+
+    scenario: str
+    digest: str
+    states: int
+    edges: int
+    depth: int
+    complete: bool
+    effects: dict[str, Schedule]
+
+
+@dataclass
+class Cell:
+    """One architecture on one kernel.  absent: why there is nothing to explore, or ""."""
+
+    arch: str
+    era: str
+    absent: str = ""
+    programs: list[ProgramResult] = field(default_factory=list)
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        return tuple(e for e in EFFECTS if any(e in p.effects for p in self.programs))
+
+    @property
+    def complete(self) -> bool:
+        return all(p.complete for p in self.programs)
+
+    @property
+    def states(self) -> int:
+        """States explored, programs that several scenarios share counted once."""
+        return sum({p.digest: p.states for p in self.programs}.values())
+
+    def needs_table(self) -> tuple[str, ...]:
+        """Effects reached where a neighbour keeps the gfn's table page, and not where none does."""
+        by_name = {p.scenario: p for p in self.programs}
+        shared, alone = by_name["ksm"].effects, by_name["ksm_alone"].effects
+        return tuple(e for e in EFFECTS if e in shared and e not in alone)
+
+    def witness(self, effect: str) -> Schedule:
+        """The shortest schedule to an effect."""
+        found = [p.effects[effect] for p in self.programs if effect in p.effects]
+        return min(found, key=lambda s: len(s.steps))
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Cells with the same key say the same thing."""
+        return (self.absent, self.effects, self.needs_table() if self.programs else ())
+
+
+def absent_reason(arch: str, era: Era) -> str:
+    """Why a kernel has no change_pte to ask about, or ""."""
+    made = find_arch(arch)
+    if not made.applies(era):
+        return "no MMU notifier in this KVM"
+    if not made.change_pte or not era.has(made.change_pte, made.kernel_arch):
+        return "no .change_pte()"
+    return ""
+
+
+def summary(found: Exploration) -> ProgramResult:
+    effects = {}
+    for name in EFFECTS:
+        mark = CLAIMS[name].mark
+        if found.reached(mark):
+            effects[name] = found.schedule_to_mark(mark)
+    result = found.result
+    return ProgramResult(
+        found.scenario.name,
+        found.compiled.digest,
+        result.states,
+        result.edges,
+        result.depth,
+        result.complete,
+        effects,
+    )
+
+
+def explore_eras(task: tuple[str, str, tuple[Era, ...]]) -> list[ProgramResult]:
+    """One scenario on one architecture, on each of some kernels: explored once per program."""
+    scenario, arch, eras = task
+    kernel_arch = find_arch(arch).kernel_arch
+    known: list[tuple[dict[str, bool], ProgramResult]] = []
+    by_digest: dict[str, ProgramResult] = {}
+    results = []
+    for era in eras:
+        for features, result in known:
+            if all(era.has(name, kernel_arch) == value for name, value in features.items()):
+                results.append(result)
+                break
+        else:
+            found = explore(SCENARIOS[scenario], era, arch)
+            if found.compiled.digest not in by_digest:
+                by_digest[found.compiled.digest] = summary(found)
+            result = by_digest[found.compiled.digest]
+            known.append((found.compiled.features, result))
+            results.append(result)
+    return results
+
+
+def verdict_change_pte(
+    arches: Sequence[str] = (),
+    eras: Sequence[Era] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Cell]:
+    """The cells of the matrix, by architecture and kernel; all of both by default."""
+    eras = tuple(eras) or tuple(Era(name) for name in RELEASES)
+    cells = {
+        (arch, str(era)): Cell(arch, str(era), absent_reason(arch, era))
+        for arch in (arches or ARCHES)
+        for era in eras
+    }
+    asked = {
+        arch: tuple(e for e in eras if not cells[arch, str(e)].absent) for arch in (arches or ARCHES)
+    }
+    tasks = [(s, arch, asked[arch]) for arch in asked for s in QUESTION if asked[arch]]
+    for number, (task, results) in enumerate(zip(tasks, run(tasks), strict=True), 1):
+        for era, result in zip(task[2], results, strict=True):
+            cells[task[1], str(era)].programs.append(result)
+        if progress:
+            progress(number, len(tasks))
+    return list(cells.values())
+
+
+def run(tasks: Sequence[tuple[str, str, tuple[Era, ...]]]) -> object:
+    """Results in the order of the tasks, from as many processes as there are processors."""
+    workers = min(os.cpu_count() or 1, len(tasks))
+    if workers <= 1 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from map(explore_eras, tasks)
+        return
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(explore_eras, tasks)
+
+
+def spans(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Runs of consecutive kernels of one architecture that say the same thing."""
+    runs: list[list[Cell]] = []
+    for cell in cells:
+        if runs and runs[-1][0].arch == cell.arch and runs[-1][0].key == cell.key:
+            runs[-1].append(cell)
+        else:
+            runs.append([cell])
+    return runs
