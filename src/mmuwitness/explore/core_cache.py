@@ -13,20 +13,24 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import sys
 import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from hashlib import blake2b
-from importlib import metadata
 from pathlib import Path
 
+import llvmlite
 import llvmlite.binding as llvm
 
-_SOURCES = ("core_cache.py", "search_core.py", "search.py")
-_ENTRIES = {"run": 1, "rebuild": 2, "deal": 4}  # i64 arguments after (worker, width)
+_SOURCES = (
+    "core_cache.py",
+    "search_memory.py",
+    "search_words.py",
+    "search_table.py",
+    "search_core.py",
+)
+_ENTRIES = {"run": 1, "enter": 2, "deal": 4}  # i64 arguments after (worker, width)
 _ALLOWED = {"memcpy", "memmove", "memset", "bcmp", "memcmp"}  # libc, as LLVM may call it
 
 
@@ -83,8 +87,8 @@ def machine_key() -> tuple[str, ...]:
     """What compiled code depends on beside its source: compiler, processor, system."""
     _initialize()
     features = llvm.get_host_cpu_features().flatten()
-    version = metadata.version("llvmlite")
-    return (version, llvm.get_process_triple(), llvm.get_host_cpu_name(), features, sys.version)
+    triple, processor = llvm.get_process_triple(), llvm.get_host_cpu_name()
+    return (llvmlite.__version__, triple, processor, features)
 
 
 @functools.cache
@@ -120,17 +124,21 @@ class Library:
         return int(address)
 
 
-@dataclass(frozen=True)
 class Core:
-    """The search loop for one number of state words; see search_core for what each one does.
+    """The search loop for one number of state words; see search_core for what each part does.
 
-    Called through ctypes, so each call releases the GIL.
+    The parts are called through ctypes, so each call releases the GIL.
     """
 
     run: Callable[[int, int], int]
-    rebuild: Callable[[int, int, int], int]
+    enter: Callable[[int, int, int], int]
     deal: Callable[[int, int, int, int, int], int]
-    library: Library
+
+    def __init__(self, library: Library) -> None:
+        self.library = library  # held, because the functions are in it
+        for name, more in _ENTRIES.items():
+            prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * (more + 1))
+            setattr(self, name, prototype(library.address(name)))
 
 
 @functools.cache
@@ -139,18 +147,13 @@ def search_core(width: int) -> Core:
     here = Path(__file__).parent
     key = (*((here / name).read_text() for name in _SOURCES), *machine_key())
     code = cached(f"core-w{width}", (*key, str(width)), lambda: _specialized(key, width))
-    library = Library(code)
-    functions = []
-    for name, more in _ENTRIES.items():
-        prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * (more + 1))
-        functions.append(prototype(library.address(name)))
-    return Core(*functions, library)
+    return Core(Library(code))
 
 
 def _specialized(key: tuple[str, ...], width: int) -> bytes:
     """Object code of the loop with the number of words a constant, so that loops over the words
     of a state unroll."""
-    text = cached("core", (*key, metadata.version("numba")), _compiled).decode()
+    text = cached("core", key, _compiled).decode()
     for name, more in _ENTRIES.items():
         inputs = [f"i64 %a{number}" for number in range(more)]
         text += (
@@ -179,4 +182,4 @@ def _compiled() -> bytes:
     """LLVM text of the loop, from numba."""
     from mmuwitness.explore import search_core as source
 
-    return str(source.emit()).encode()
+    return source.emit().encode()

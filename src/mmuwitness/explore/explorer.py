@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from mmuwitness.explore.programs import Compiled, compiled_program
 from mmuwitness.explore.search import Progress, SearchResult, search
@@ -17,12 +17,16 @@ MEMORY_LIMIT_BYTES = 8 << 30
 
 @dataclass(frozen=True)
 class Schedule:
-    """A shortest schedule to something: (process, choice) of each step."""
+    """A schedule: (process, choice) of each step.
+
+    claims: the program was folded with its claims; without, nobody observes the state and some
+    steps are longer."""
 
     scenario: str
     era: str
     arch: str
     steps: tuple[tuple[int, int], ...]
+    claims: bool = True
 
 
 @dataclass
@@ -73,14 +77,15 @@ class Exploration:
         """A shortest schedule from the initial state to the one of that index."""
         words = self.result.path(index)
         steps = tuple(self.label(a, b) for a, b in zip(words, words[1:], strict=False))
-        return Schedule(self.scenario.name, str(self.era), self.arch, steps)
+        claims = bool(self.compiled.claims)
+        return Schedule(self.scenario.name, str(self.era), self.arch, steps, claims)
 
     def schedule_to_mark(self, mark: str) -> Schedule:
         """A shortest schedule whose last step executes the mark."""
         cover = self.result.covered[self.compiled.marks.index(mark)]
         before = self.schedule_to_state(cover.state)
         last = (cover.label & 0xFF, cover.label >> 8)
-        return Schedule(before.scenario, before.era, before.arch, (*before.steps, last))
+        return replace(before, steps=(*before.steps, last))
 
     def schedule_of(self, claim: Claim) -> Schedule:
         """The discovery for a claim that is violated or reached."""
@@ -100,13 +105,15 @@ def explore(
     era: Era,
     arch: str,
     *,
+    claims: bool = True,
     threads: int = 1,
     thorough: bool = False,
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     progress: Callable[[Progress], None] | None = None,
 ) -> Exploration:
-    """Every state of a scenario; see `SearchResult.stopped` for why a search ended early."""
-    compiled, code = compiled_program(scenario, era, arch, thorough)
+    """Every state of a scenario, with its `always` claims evaluated or only marks looked for; see
+    `SearchResult.stopped` for why a search ended early."""
+    compiled, code = compiled_program(scenario, era, arch, claims, thorough)
     native = NativeProgram(code)
     result = search(
         native.address,

@@ -47,8 +47,8 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def index_path(scenario: Scenario, arch: str, thorough: bool) -> Path:
-    key = f"{sources_digest()} {scenario.name} {arch} {thorough}"
+def index_path(scenario: Scenario, arch: str, claims: bool, thorough: bool) -> Path:
+    key = f"{sources_digest()} {scenario.name} {scenario.sizes} {arch} {thorough} {claims}"
     return cache_directory() / f"program-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
@@ -72,16 +72,22 @@ def write_file(path: Path, content: bytes) -> None:
         return
 
 
-def fold_scenario(scenario: Scenario, era: Era, arch: str, every: bool = False) -> Program:
+def fold_scenario(
+    scenario: Scenario,
+    era: Era,
+    arch: str,
+    claims: bool = True,
+    every: bool = False,
+) -> Program:
     """The folded program of a scenario, for those who need its text: replay, timelines."""
-    return fold(scenario.host(era, find_arch(arch)), every)
+    return fold(scenario.host(era, find_arch(arch), claims), every)
 
 
 def compiled_program(
-    scenario: Scenario, era: Era, arch: str, thorough: bool = False
+    scenario: Scenario, era: Era, arch: str, claims: bool, thorough: bool = False
 ) -> tuple[Compiled, bytes]:
     """The program of a scenario on a kernel and its object code, from the cache if it is there."""
-    path = index_path(scenario, arch, thorough)
+    path = index_path(scenario, arch, claims, thorough)
     kernel_arch = find_arch(arch).kernel_arch
     entries = read_index(path)
     for entry in entries:
@@ -90,7 +96,7 @@ def compiled_program(
                 return entry, object_path(entry.digest, thorough).read_bytes()
             except OSError:
                 break
-    program = fold_scenario(scenario, era, arch)
+    program = fold_scenario(scenario, era, arch, claims)
     made = describe(program, era, kernel_arch)
     code = compile_ir(program.lowered.text, thorough)
     write_file(object_path(made.digest, thorough), code)

@@ -1,367 +1,88 @@
-"""The breadth-first search loop, as machine code: Python source that numba compiles once.
+"""The breadth-first search loop: Python source that numba compiles once, to machine code.
 
 Imported only when no compiled copy is in the cache (see core_cache): nothing else may import it,
 because importing numba costs more than a typical search. Every function works on plain addresses
 and int64 words, so the result needs no Python, no numba run time and no garbage collector, and
-can be called through ctypes, which releases the GIL.
+can be called through ctypes, which releases the GIL. search_memory describes the words.
 
-The state array is also the queue. One worker owns one part of the states (all of them, when it
-is alone); the part of a state is a function of its hash. A worker repeats two moves:
+The state array is also the queue. A worker owns one part of the states (all of them, when it is
+alone); which one a state belongs to is a function of its hash. A worker repeats two moves:
 
-  produce  expand some states of its frontier; their successors go into one batch of its outbox,
-           with one list of batch positions for each worker
-  consume  take the next batch in the agreed order (round by round, worker 0 first) and add the
-           entries on the list for this worker to its own states
+  produce  expand some states of its frontier into a batch of its outbox, which has one section
+           for each worker: the successors that belong to that one
+  consume  take the next batch in the agreed order (round by round, worker 0 first) and add what
+           is in the own section of it to the own states
 
 All workers consume all batches in the same order, and which move comes next depends only on what
 was consumed before. So every run with N workers numbers the states alike, and all workers come to
 the same decision to stop at the same batch. A level is over when the last batch of that level of
-every worker has been consumed, so depths are those of breadth-first search.
+every worker has been consumed, so depths are those of breadth-first search. No worker can wait
+for ever: it waits only for one that is behind it in that order.
 
 Why it is safe: a batch is written by its owner only, published by the release store to its
-`produced` counter (pairs with the acquire load in `consume`) and overwritten only after every
-worker has released its `taken` counter (pairs with the acquire load in `slot_is_free`). States,
-parents and table are touched by their owner only. Room is checked before anything is written:
-batch room before each call of the model, state and table room before a list is consumed.
+`produced` counter (pairs with the acquire load in `batch_is_there`) and overwritten only after
+every worker has released its `taken` counter (pairs with the acquire load in `slot_is_free`).
+States, parents and table are touched by their owner only. Room is checked before anything is
+written: in the batch before each call of the model, for states and table before a section is
+consumed.
 """
+# mypy: ignore-errors
+# (numba infers these types itself, and knows its intrinsics where mypy does not)
 
 from __future__ import annotations
 
-import platform
-
 import llvmlite.binding as llvm
-from llvmlite import ir
-from numba import int64, njit
-from numba.extending import intrinsic
+from numba import config, int64, njit
 
-from mmuwitness.explore.search import (
+from mmuwitness.explore.search_memory import (
     BATCH_COUNTS,
-    BATCH_WORDS,
-    BLOCK,
-    BUCKET_SLOTS,
+    BATCH_SECTIONS,
     LINE_BYTES,
-    NO_PARENT,
     Status,
-    Worker,
+    offsets,
+)
+from mmuwitness.explore.search_table import NATIVE, absorb, deal, enter, hash_of, part_of
+from mmuwitness.explore.search_words import (
+    call_model,
+    load,
+    load_acquire,
+    lowest_bit,
+    pause,
+    store,
+    store_half,
+    store_release,
 )
 
-# No run time of numba's (reference counts), no Python wrapper, no exception for a zero divisor.
-NATIVE = {
-    "nogil": True,
-    "_nrt": False,
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-    "error_model": "numpy",
-}
-
-SLOTS_AT = 16  # byte offset of the 32-bit slots in a bucket; before them one tag byte per slot
-PAUSES = {"x86_64": "llvm.x86.sse2.pause", "aarch64": "llvm.aarch64.hint"}
 SPINS = 3000  # looks at another worker's counter before the driver is asked to sleep
 
-SUCCESSORS, MAX_SUCCESSORS = Worker.successors.offset, Worker.max_successors.offset
-META, INFO, CANDIDATES = Worker.meta.offset, Worker.info.offset, Worker.candidates.offset
-STATES, PARENTS = Worker.states.offset, Worker.parents.offset
-BUCKETS, BUCKET_COUNT = Worker.buckets.offset, Worker.bucket_count.offset
-COUNT, CAPACITY, NEEDED = Worker.count.offset, Worker.capacity.offset, Worker.needed.offset
-HEAD, EDGES, DEPTH = Worker.head.offset, Worker.edges.offset, Worker.depth.offset
-LEVEL_START, LEVEL_END = Worker.level_start.offset, Worker.level_end.offset
-LEVEL_SENT, LEVEL_DONE = Worker.level_sent.offset, Worker.level_done.offset
-LEVEL_EXPANDED, PAUSE_AT = Worker.level_expanded.offset, Worker.pause_at.offset
-PART, PARTS, TURN = Worker.part.offset, Worker.parts.offset, Worker.turn.offset
-OUTBOXES, BOARD, RING = Worker.outboxes.offset, Worker.board.offset, Worker.ring.offset
-BATCH_ROOM, BATCH_BYTES = Worker.batch_room.offset, Worker.batch_bytes.offset
-OUT = Worker.out.offset
-SECTION_BYTES = Worker.section_bytes.offset
-WANT_CLAIMS, WANT_COVERS = Worker.want_claims.offset, Worker.want_covers.offset
-WANT_DEADLOCK, WANT_ANY = Worker.want_deadlock.offset, Worker.want_any.offset
-ALL_CLAIMS, ALL_COVERS = Worker.all_claims.offset, Worker.all_covers.offset
-ALL_DEADLOCK, OUTCOME = Worker.all_deadlock.offset, Worker.outcome.offset
-CLAIMS, COVERS, DEADLOCK = Worker.claims.offset, Worker.covers.offset, Worker.deadlock.offset
-DEADLOCK_STATE, DEADLOCK_DEPTH = Worker.deadlock_state.offset, Worker.deadlock_depth.offset
-ERROR_STATE, ERROR_SITE = Worker.error_state.offset, Worker.error_site.offset
-ERROR_LABEL = Worker.error_label.offset
-CLAIM_STATE, CLAIM_DEPTH = Worker.claim_state.offset, Worker.claim_depth.offset
-COVER_STATE, COVER_DEPTH = Worker.cover_state.offset, Worker.cover_depth.offset
-COVER_LABEL = Worker.cover_label.offset
-
-SPENT, NO_ROOM, WAITING = int(Status.SPENT), int(Status.NO_ROOM), int(Status.WAITING)
-COMPLETE, DECIDED, ERROR = int(Status.COMPLETE), int(Status.DECIDED), int(Status.ERROR)
-BROKEN, LARGE = int(Status.BROKEN), int(Status.LARGE)
-
-_BYTE, _HALF, _WORD, _WIDE = (ir.IntType(bits) for bits in (8, 32, 64, 128))
-_TAGS = ir.VectorType(_BYTE, 16)
-
-
-@intrinsic
-def load(_typing, address):
-    """The 64-bit word at `address`."""
-
-    def emit(_context, builder, _signature, args):
-        return builder.load(builder.inttoptr(args[0], _WORD.as_pointer()))
-
-    return int64(int64), emit
-
-
-@intrinsic
-def store(_typing, address, value):
-    """Write the 64-bit word `value` at `address`."""
-
-    def emit(_context, builder, _signature, args):
-        builder.store(args[1], builder.inttoptr(args[0], _WORD.as_pointer()))
-        return args[1]
-
-    return int64(int64, int64), emit
-
-
-@intrinsic
-def load_half(_typing, address):
-    """The 32-bit word at `address`, zero-extended."""
-
-    def emit(_context, builder, _signature, args):
-        pointer = builder.inttoptr(args[0], _HALF.as_pointer())
-        return builder.zext(builder.load(pointer), _WORD)
-
-    return int64(int64), emit
-
-
-@intrinsic
-def store_half(_typing, address, value):
-    """Write the low 32 bits of `value` at `address`."""
-
-    def emit(_context, builder, _signature, args):
-        pointer = builder.inttoptr(args[0], _HALF.as_pointer())
-        builder.store(builder.trunc(args[1], _HALF), pointer)
-        return args[1]
-
-    return int64(int64, int64), emit
-
-
-@intrinsic
-def store_byte(_typing, address, value):
-    """Write the low 8 bits of `value` at `address`."""
-
-    def emit(_context, builder, _signature, args):
-        pointer = builder.inttoptr(args[0], _BYTE.as_pointer())
-        builder.store(builder.trunc(args[1], _BYTE), pointer)
-        return args[1]
-
-    return int64(int64, int64), emit
-
-
-@intrinsic
-def load_acquire(_typing, address):
-    """The word at `address`; what its writer did before `store_release` is visible after it."""
-
-    def emit(_context, builder, _signature, args):
-        pointer = builder.inttoptr(args[0], _WORD.as_pointer())
-        return builder.load_atomic(pointer, "acquire", 8)
-
-    return int64(int64), emit
-
-
-@intrinsic
-def store_release(_typing, address, value):
-    """Write `value` at `address`, after everything this thread read or wrote before."""
-
-    def emit(_context, builder, _signature, args):
-        pointer = builder.inttoptr(args[0], _WORD.as_pointer())
-        builder.store_atomic(args[1], pointer, "release", 8)
-        return args[1]
-
-    return int64(int64, int64), emit
-
-
-@intrinsic
-def prefetch(_typing, address):
-    """Ask for the cache line at `address`. Never faults, whatever the address."""
-
-    def emit(_context, builder, _signature, args):
-        pointer = builder.inttoptr(args[0], _BYTE.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _HALF, _HALF, _HALF])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [_BYTE.as_pointer()], kind)
-        builder.call(function, [pointer, _HALF(0), _HALF(3), _HALF(1)])
-        return args[0]
-
-    return int64(int64), emit
-
-
-@intrinsic
-def call_model(_typing, function, state, out, meta, info):
-    """Call the model's native successor function; its address is an argument, never baked in."""
-
-    def emit(_context, builder, _signature, args):
-        kind = ir.FunctionType(_WORD, [_WORD.as_pointer()] * 4)
-        pointers = [builder.inttoptr(value, _WORD.as_pointer()) for value in args[1:]]
-        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), pointers)
-
-    return int64(int64, int64, int64, int64, int64), emit
-
-
-@intrinsic
-def pause(_typing):
-    """Tell the processor that this is a waiting loop, where it has a word for that."""
-    def emit(_context, builder, _signature, _args):
-        if name := PAUSES.get(platform.machine()):
-            kind = ir.FunctionType(ir.VoidType(), [_HALF] if name.endswith("hint") else [])
-            function = builder.module.declare_intrinsic(name, (), kind)
-            builder.call(function, [_HALF(1)] if name.endswith("hint") else [])
-        return _WORD(0)
-    return int64(), emit
-
-
-@intrinsic
-def mix(_typing, word):
-    """Multiply by an odd constant to 128 bits and fold the halves: every bit moves many."""
-
-    def emit(_context, builder, _signature, args):
-        product = builder.mul(
-            builder.zext(args[0], _WIDE), ir.Constant(_WIDE, 0x9E37_79B9_7F4A_7C15)
-        )
-        high = builder.trunc(builder.lshr(product, ir.Constant(_WIDE, 64)), _WORD)
-        return builder.xor(builder.trunc(product, _WORD), high)
-
-    return int64(int64), emit
-
-
-@intrinsic
-def scale(_typing, word, count):
-    """Map an unsigned 64-bit `word` evenly to 0 .. count - 1: the high half of the product."""
-
-    def emit(_context, builder, _signature, args):
-        product = builder.mul(builder.zext(args[0], _WIDE), builder.zext(args[1], _WIDE))
-        return builder.trunc(builder.lshr(product, ir.Constant(_WIDE, 64)), _WORD)
-
-    return int64(int64, int64), emit
-
-
-@intrinsic
-def tag_matches(_typing, bucket, tag):
-    """Bit k is set if tag byte k of the 64-byte bucket equals `tag`, for its 12 slots."""
-
-    def emit(_context, builder, _signature, args):
-        tags = builder.load(builder.inttoptr(args[0], _TAGS.as_pointer()), align=16)
-        one = builder.insert_element(
-            ir.Constant(_TAGS, ir.Undefined), builder.trunc(args[1], _BYTE), _HALF(0)
-        )
-        zeros = ir.Constant(ir.VectorType(_HALF, 16), [0] * 16)
-        equal = builder.icmp_unsigned("==", tags, builder.shuffle_vector(one, one, zeros))
-        mask = builder.zext(builder.bitcast(equal, ir.IntType(16)), _WORD)
-        return builder.and_(mask, _WORD((1 << BUCKET_SLOTS) - 1))
-
-    return int64(int64, int64), emit
-
-
-@intrinsic
-def lowest_bit(_typing, word):
-    """The position of the lowest set bit; 64 if there is none."""
-
-    def emit(_context, builder, _signature, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
-
-    return int64(int64), emit
-
-
-@njit(**NATIVE)
-def hash_of(state, width):
-    """64 bits from all words: the high ones choose the bucket, the low ones tag and part."""
-    value = int64(0x1F83_D9AB_FB41_BD6B)
-    for word in range(width):
-        value = mix(value ^ load(state + 8 * word))
-    return value
-
-
-@njit(**NATIVE)
-def part_of(value, parts):
-    """The worker that owns a state of this hash. Uses bits which neither tag nor bucket need."""
-    return (((value >> 8) & 0xFFFFFF) * parts) >> 24
-
-
-@njit(**NATIVE)
-def tag_of(value):
-    """A tag from 1 to 255; 0 marks an empty slot."""
-    tag = value & 255
-    return tag + (tag == 0)
-
-
-@njit(**NATIVE)
-def same(left, right, width):
-    """Whole states are compared, so the search is exact whatever the hash does."""
-    difference = int64(0)
-    for word in range(width):
-        difference |= load(left + 8 * word) ^ load(right + 8 * word)
-    return difference == 0
-
-
-@njit(**NATIVE)
-def add_state(state, parent, value, count, states, parents, buckets, bucket_count, width):
-    """Add a state unless it is known. The caller has checked the room. Returns the new count."""
-    tag = tag_of(value)
-    bucket = scale(value, bucket_count)
-    while True:
-        at = buckets + bucket * LINE_BYTES
-        matches = tag_matches(at, tag)
-        while matches != 0:
-            known = load_half(at + SLOTS_AT + 4 * lowest_bit(matches))
-            if same(states + known * 8 * width, state, width):
-                return count
-            matches &= matches - 1
-        free = tag_matches(at, int64(0))
-        if free != 0:
-            slot = lowest_bit(free)
-            store_byte(at + slot, tag)
-            store_half(at + SLOTS_AT + 4 * slot, count)
-            for word in range(width):
-                store(states + (count * width + word) * 8, load(state + 8 * word))
-            store_half(parents + 4 * count, parent)
-            return count + 1
-        bucket += 1
-        if bucket == bucket_count:
-            bucket = int64(0)
-
-
-@njit(**NATIVE)
-def absorb(worker, words, total, width):
-    """Add `total` states at `words` (their hashes and parents behind them) to those of this
-    worker. Four passes per block, so that the cache misses of a block overlap: ask for the
-    buckets; ask for the states they name; drop the entries that are equal to those; add the rest,
-    few of which turn out to be known."""
-    room = load(worker + BATCH_ROOM)
-    hashes = words + room * width * 8
-    origins = hashes + room * 8
-    states, parents = load(worker + STATES), load(worker + PARENTS)
-    buckets, bucket_count = load(worker + BUCKETS), load(worker + BUCKET_COUNT)
-    candidates, count = load(worker + CANDIDATES), load(worker + COUNT)
-    start = int64(0)
-    while start < total:
-        end = min(start + BLOCK, total)
-        for k in range(start, end):
-            prefetch(buckets + scale(load(hashes + 8 * k), bucket_count) * LINE_BYTES)
-        for k in range(start, end):
-            value = load(hashes + 8 * k)
-            at = buckets + scale(value, bucket_count) * LINE_BYTES
-            matches = tag_matches(at, tag_of(value))
-            slot = lowest_bit(matches | (1 << (BUCKET_SLOTS - 1)))
-            known = load_half(at + SLOTS_AT + 4 * slot)
-            known = known if matches != 0 else int64(0)
-            for byte in range(0, 8 * width - 8, LINE_BYTES):
-                prefetch(states + known * 8 * width + byte)
-            prefetch(states + known * 8 * width + 8 * width - 8)
-            store(candidates + 8 * (k - start), known)
-        fresh = int64(0)
-        for k in range(start, end):
-            known = load(candidates + 8 * (k - start))
-            found = same(states + known * 8 * width, words + k * 8 * width, width)
-            store(candidates + 8 * fresh, k)
-            fresh += int64(1) - int64(found)
-        for n in range(fresh):
-            k = load(candidates + 8 * n)
-            count = add_state(
-                words + k * 8 * width, load_half(origins + 4 * k), load(hashes + 8 * k),
-                count, states, parents, buckets, bucket_count, width,
-            )
-        start = end
-    store(worker + COUNT, count)
-    return count
+SUCCESSORS, MAX_SUCCESSORS, META, INFO, OUT = offsets("successors max_successors meta info out")
+STATES, COUNT, CAPACITY, NEEDED = offsets("states count capacity needed")
+HEAD, EDGES, DEPTH, LEVEL_START, LEVEL_END, LEVEL_SENT, LEVEL_DONE, LEVEL_EXPANDED = offsets(
+    "head edges depth level_start level_end level_sent level_done level_expanded"
+)
+DIVIDE_STATES, DIVIDE_FRONTIER, PART, PARTS, TURN = offsets(
+    "divide_states divide_frontier part parts turn"
+)
+OUTBOXES, BOARD, RING, BATCH_BYTES, BATCH_ROOM, SECTION_BYTES = offsets(
+    "outboxes board ring batch_bytes batch_room section_bytes"
+)
+WANT_CLAIMS, WANT_COVERS, WANT_DEADLOCK, WANT_ANY, ALL_CLAIMS, ALL_COVERS, ALL_DEADLOCK = offsets(
+    "want_claims want_covers want_deadlock want_any all_claims all_covers all_deadlock"
+)
+OUTCOME, CLAIMS, COVERS, DEADLOCK, DEADLOCK_STATE, DEADLOCK_DEPTH = offsets(
+    "outcome claims covers deadlock deadlock_state deadlock_depth"
+)
+ERROR_STATE, ERROR_DEPTH, ERROR_SITE, ERROR_LABEL = offsets(
+    "error_state error_depth error_site error_label"
+)
+CLAIM_STATE, CLAIM_DEPTH, COVER_STATE, COVER_DEPTH, COVER_LABEL = offsets(
+    "claim_state claim_depth cover_state cover_depth cover_label"
+)
+SPENT, NO_ROOM, WAITING, LARGE, COMPLETE, DECIDED, ERROR, BROKEN = map(int, Status)
+
+# Words at the start of a batch: is it the last of its level, how many states were expanded, and
+# what its maker has found so far.
+LAST, EXPANDED, FOUND_CLAIMS, FOUND_COVERS, FOUND_DEADLOCK, FAILED = range(0, 48, 8)
 
 
 @njit(**NATIVE)
@@ -382,7 +103,10 @@ def note_state(worker, state, info):
         store(worker + DEADLOCK_DEPTH, depth)
     if load(info + 16) == 0:
         return False
+    if load(worker + ERROR_SITE) != 0:  # from a batch that is not consumed yet
+        return True
     store(worker + ERROR_STATE, state)
+    store(worker + ERROR_DEPTH, depth)
     store(worker + ERROR_SITE, load(info + 16))
     store(worker + ERROR_LABEL, load(info + 24))
     return True
@@ -415,7 +139,7 @@ def produce(worker, batch, width):
         store(counts + 8 * other, int64(0))
     while head < level_end and used + most <= room and not failed:
         if parts == 1:
-            out = batch + BATCH_WORDS + used * 8 * width
+            out = batch + BATCH_SECTIONS + used * 8 * width
         many = call_model(successors, states + head * 8 * width, out, meta, info)
         if many < 0 or many > most:
             return int64(-1)
@@ -432,7 +156,7 @@ def produce(worker, batch, width):
             successor = out + k * 8 * width
             value = hash_of(successor, width)
             other = part_of(value, parts)
-            words = batch + BATCH_WORDS + other * section_bytes
+            words = batch + BATCH_SECTIONS + other * section_bytes
             at = load(counts + 8 * other)
             if parts > 1:
                 for word in range(width):
@@ -444,12 +168,12 @@ def produce(worker, batch, width):
     store(worker + HEAD, head)
     store(worker + EDGES, load(worker + EDGES) + used)
     store(worker + LEVEL_SENT, int64(head == level_end))
-    store(batch, int64(head == level_end))
-    store(batch + 8, head - first)
-    store(batch + 16, load(worker + CLAIMS))
-    store(batch + 24, load(worker + COVERS))
-    store(batch + 32, load(worker + DEADLOCK))
-    store(batch + 40, int64(failed))
+    store(batch + LAST, int64(head == level_end))
+    store(batch + EXPANDED, head - first)
+    store(batch + FOUND_CLAIMS, load(worker + CLAIMS))
+    store(batch + FOUND_COVERS, load(worker + COVERS))
+    store(batch + FOUND_DEADLOCK, load(worker + DEADLOCK))
+    store(batch + FAILED, int64(failed))
     return used
 
 
@@ -489,13 +213,13 @@ def batch_is_there(worker, maker, taken):
 @njit(**NATIVE)
 def decide(worker, batch):
     """Fold the findings of a consumed batch; the outcome if they end the search, else SPENT."""
-    claims = load(worker + ALL_CLAIMS) | load(batch + 16)
-    covers = load(worker + ALL_COVERS) | load(batch + 24)
-    deadlock = load(worker + ALL_DEADLOCK) | load(batch + 32)
+    claims = load(worker + ALL_CLAIMS) | load(batch + FOUND_CLAIMS)
+    covers = load(worker + ALL_COVERS) | load(batch + FOUND_COVERS)
+    deadlock = load(worker + ALL_DEADLOCK) | load(batch + FOUND_DEADLOCK)
     store(worker + ALL_CLAIMS, claims)
     store(worker + ALL_COVERS, covers)
     store(worker + ALL_DEADLOCK, deadlock)
-    if load(batch + 40) != 0:
+    if load(batch + FAILED) != 0:
         return ERROR
     want_claims, want_covers = load(worker + WANT_CLAIMS), load(worker + WANT_COVERS)
     want_deadlock = load(worker + WANT_DEADLOCK)
@@ -514,14 +238,16 @@ def close_level(worker):
     if no worker expanded anything, LARGE if the driver wants to divide the states, else SPENT."""
     if load(worker + LEVEL_EXPANDED) == 0:
         return COMPLETE
+    count, frontier = load(worker + COUNT), load(worker + COUNT) - load(worker + LEVEL_END)
     store(worker + LEVEL_START, load(worker + LEVEL_END))
-    store(worker + LEVEL_END, load(worker + COUNT))
+    store(worker + LEVEL_END, count)
     store(worker + DEPTH, load(worker + DEPTH) + 1)
     store(worker + LEVEL_SENT, int64(0))
     store(worker + LEVEL_DONE, int64(0))
     store(worker + LEVEL_EXPANDED, int64(0))
     store(worker + TURN, int64(0))
-    return LARGE if load(worker + COUNT) >= load(worker + PAUSE_AT) else SPENT
+    large = count >= load(worker + DIVIDE_STATES) and frontier >= load(worker + DIVIDE_FRONTIER)
+    return LARGE if large else SPENT
 
 
 @njit(**NATIVE)
@@ -536,9 +262,9 @@ def consume(worker, maker, taken, width):
     if load(worker + COUNT) + entries > load(worker + CAPACITY):
         store(worker + NEEDED, entries)
         return NO_ROOM
-    words = batch + BATCH_WORDS + part * load(worker + SECTION_BYTES)
+    words = batch + BATCH_SECTIONS + part * load(worker + SECTION_BYTES)
     absorb(worker, words, entries, width)
-    last, expanded = load(batch), load(batch + 8)
+    last, expanded = load(batch + LAST), load(batch + EXPANDED)
     outcome = decide(worker, batch)
     store_release(taken_at(worker, part, maker), taken + 1)
     store(worker + LEVEL_EXPANDED, load(worker + LEVEL_EXPANDED) + expanded)
@@ -584,67 +310,18 @@ def run(worker, width, budget):
             count = load(worker + COUNT)
             status = consume(worker, maker, load(taken_at(worker, part, maker)), width)
             budget -= load(worker + COUNT) - count
-    if status != NO_ROOM and status != WAITING and status != LARGE:
+    if status not in (NO_ROOM, WAITING, LARGE):
         store(worker + OUTCOME, status)
     return status
 
 
-@njit(**NATIVE)
-def rebuild(worker, width, first, end):
-    """Enter the states first .. end - 1, all distinct and not in the table, into the table."""
-    states = load(worker + STATES)
-    buckets, bucket_count = load(worker + BUCKETS), load(worker + BUCKET_COUNT)
-    hashes = load(worker + CANDIDATES)
-    while first < end:
-        stop = min(first + BLOCK, end)
-        for state in range(first, stop):
-            value = hash_of(states + state * 8 * width, width)
-            store(hashes + 8 * (state - first), value)
-            prefetch(buckets + scale(value, bucket_count) * LINE_BYTES)
-        for state in range(first, stop):
-            value = load(hashes + 8 * (state - first))
-            bucket = scale(value, bucket_count)
-            free = tag_matches(buckets + bucket * LINE_BYTES, int64(0))
-            while free == 0:
-                bucket += 1
-                if bucket == bucket_count:
-                    bucket = int64(0)
-                free = tag_matches(buckets + bucket * LINE_BYTES, int64(0))
-            at, slot = buckets + bucket * LINE_BYTES, lowest_bit(free)
-            store_byte(at + slot, tag_of(value))
-            store_half(at + SLOTS_AT + 4 * slot, state)
-        first = stop
-    return first
-
-
-@njit(**NATIVE)
-def deal(worker, width, first, end, workers, renamed):
-    """Hand the states first .. end - 1 of a lone worker to many, each to the owner of its hash,
-    and write their new global indices to the 32-bit array at `renamed`. The many have room."""
-    parts = load(load(workers) + PARTS)
-    states, parents = load(worker + STATES), load(worker + PARENTS)
-    for state in range(first, end):
-        source = states + state * 8 * width
-        owner = part_of(hash_of(source, width), parts)
-        target = load(workers + 8 * owner)
-        local = load(target + COUNT)
-        copy = load(target + STATES) + local * 8 * width
-        for word in range(width):
-            store(copy + 8 * word, load(source + 8 * word))
-        parent = load_half(parents + 4 * state)
-        if parent != NO_PARENT:
-            parent = load_half(renamed + 4 * parent)
-        store_half(load(target + PARENTS) + 4 * local, parent)
-        store_half(renamed + 4 * state, local * parts + owner)
-        store(target + COUNT, local + 1)
-    return end
-
-
-def emit():
+def emit() -> str:
     """Compile the entries to the text of one LLVM module, in which they are called loop_NAME and
     follow numba's calling convention: i32 status (result pointer, exception pointer, i64 ...)."""
+    if config.DISABLE_JIT:
+        raise RuntimeError("the search loop has to be compiled once: unset NUMBA_DISABLE_JIT")
     module = llvm.parse_assembly("")
-    for function, arguments in ((run, 3), (rebuild, 4), (deal, 6)):
+    for function, arguments in ((run, 3), (enter, 4), (deal, 6)):
         signature = (int64,) * arguments
         function.compile(signature)
         mangled = function.overloads[signature].fndesc.llvm_func_name

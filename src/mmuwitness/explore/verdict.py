@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
@@ -20,9 +20,12 @@ from mmuwitness.model.host import ARCHES, find_arch
 from mmuwitness.model.releases import RELEASES
 from mmuwitness.model.scenarios import SCENARIOS
 
-QUESTION = ("ksm", "ksm_alone", "cow", "uprobe")
-"""The scenarios that call change_pte: KSM's two windows, COW by guest and host, uprobes; with the
-gfn's table page shared with a neighbour, and alone."""
+QUESTION = ("ksm", "ksm_alone", "unmerge", "uprobe")
+"""The scenarios that call change_pte: KSM's two windows and the guest's COW, with a neighbour in
+the gfn's last-level table page and alone; COW broken by the host; uprobes."""
+
+Task = tuple[str, str, tuple[Era, ...]]
+"""A scenario, an architecture, and the kernels to explore it on."""
 
 EFFECTS = ("changes", "installs_read_only", "installs_writable", "zaps", "flushes", "warns")
 
@@ -37,6 +40,7 @@ class ProgramResult:
     edges: int
     depth: int
     complete: bool
+    features: tuple[str, ...]
     effects: dict[str, Schedule]
 
 
@@ -103,11 +107,12 @@ def summary(found: Exploration) -> ProgramResult:
         result.edges,
         result.depth,
         result.complete,
+        tuple(found.compiled.features),
         effects,
     )
 
 
-def explore_eras(task: tuple[str, str, tuple[Era, ...]]) -> list[ProgramResult]:
+def explore_eras(task: Task) -> list[ProgramResult]:
     """One scenario on one architecture, on each of some kernels: explored once per program."""
     scenario, arch, eras = task
     kernel_arch = find_arch(arch).kernel_arch
@@ -120,7 +125,7 @@ def explore_eras(task: tuple[str, str, tuple[Era, ...]]) -> list[ProgramResult]:
                 results.append(result)
                 break
         else:
-            found = explore(SCENARIOS[scenario], era, arch)
+            found = explore(SCENARIOS[scenario], era, arch, claims=False)
             if found.compiled.digest not in by_digest:
                 by_digest[found.compiled.digest] = summary(found)
             result = by_digest[found.compiled.digest]
@@ -153,7 +158,7 @@ def verdict_change_pte(
     return list(cells.values())
 
 
-def run(tasks: Sequence[tuple[str, str, tuple[Era, ...]]]) -> object:
+def run(tasks: Sequence[Task]) -> Iterator[list[ProgramResult]]:
     """Results in the order of the tasks, from as many processes as there are processors."""
     workers = min(os.cpu_count() or 1, len(tasks))
     if workers <= 1 or "fork" not in multiprocessing.get_all_start_methods():

@@ -51,6 +51,10 @@ def reach(kind: str, name: str, mark: str, text: str) -> None:
     CLAIMS[name] = Claim(name, kind, text, mark=mark)
 
 
+def always_claims() -> list[Claim]:
+    return [claim for claim in CLAIMS.values() if claim.kind == "always"]
+
+
 def find_claims(names: Iterable[str]) -> list[Claim]:
     """Claims by name or by number; UnknownName lists what exists."""
     numbers = {c.number: c.name for c in CLAIMS.values() if c.number}

@@ -47,6 +47,7 @@ class Host:
 
     addresses: hvas in pages; the memslot covers the first `slot_pages` of them.  gfns_per_table:
     2 if neighbouring gfns share their last-level table page, 1 if each has its own.
+    read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Host:
         slot_pages: int = 2,
         pages: int = 4,
         gfns_per_table: int = 2,
+        read_gfns: int = 0,
         written_gfns: int = 1,
         mergeable: int = 1,
         host_thread: bool = False,
@@ -85,6 +87,7 @@ class Host:
             memslots=slots,
             gfns=range(slot_pages),
             nr_gfns=slot_pages,
+            read_gfns=read_gfns or slot_pages,
             written_gfns=written_gfns,
             nr_addresses=addresses,
             table_shift=gfns_per_table - 1,

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmuwitness.model import claims as claims_module
 from mmuwitness.model.arch.arch import Arch
+from mmuwitness.model.claims import always_claims
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.host import Host
+from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.kvm_main import vcpu_run
 from mmuwitness.model.mm import ksm, memory, migrate, rmap, uprobes
 
@@ -41,13 +42,13 @@ class Scenario:
     actors: Callable[[Host], list[Actor]]
     sizes: dict[str, Any] = field(default_factory=dict)
 
-    def host(self, era: Era, arch: Arch) -> Host:
-        """A fresh host with its processes and claims."""
+    def host(self, era: Era, arch: Arch, claims: bool = True) -> Host:
+        """A fresh host with its processes, and with the `always` claims or without any."""
         host = Host(era, arch, **self.sizes)
         self.setup(host)
         guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in host.vcpus]
         host.processes = [*guests, *self.actors(host)]
-        host.claims = [c for c in claims_module.CLAIMS.values() if c.kind == "always"]
+        host.claims = always_claims() if claims else []
         return host
 
 
@@ -69,6 +70,13 @@ def private_beside_ksm_page(host: Host) -> None:
     host.map_ksm_page(range(1, len(host.mm.addresses)), 1)
 
 
+def private_beside_mapped_ksm_page(host: Host) -> None:
+    """As private_beside_ksm_page; the second gfn is mapped already, and nobody touches it."""
+    private_beside_ksm_page(host)
+    host.kvm.spte[1] = Spte(present=True, page=host.pages[1])
+    host.kvm.table[0] = True
+
+
 def one_ksm_page(host: Host) -> None:
     """All addresses share one KSM page."""
     host.map_ksm_page(range(len(host.mm.addresses)), 0)
@@ -86,19 +94,27 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             "ksm",
             "ksmd merges a guest page with a KSM page, again and again, while the guest reads and"
-            " writes it.",
+            " writes it.  A neighbour's SPTE keeps the last-level table page.",
+            "1 vCPU, 2 gfns in one table page, 3 pages, any number of KSM merges",
+            private_beside_mapped_ksm_page,
+            mm_actor("ksmd", ksm.ksmd),
+            {"pages": 3, "read_gfns": 1},
+        ),
+        Scenario(
+            "ksm_alone",
+            "As ksm, but the gfn is alone in its last-level table page.",
+            "1 vCPU, 1 gfn, 3 pages, any number of KSM merges",
+            private_beside_ksm_page,
+            mm_actor("ksmd", ksm.ksmd),
+            {"pages": 3, "slot_pages": 1},
+        ),
+        Scenario(
+            "ksm_both",
+            "As ksm, and the guest reads the neighbour, which the same KSM page backs.",
             "1 vCPU, 2 gfns in one table page, 3 pages, any number of KSM merges",
             private_beside_ksm_page,
             mm_actor("ksmd", ksm.ksmd),
             {"pages": 3},
-        ),
-        Scenario(
-            "ksm_alone",
-            "As ksm, but each gfn has a last-level table page of its own.",
-            "1 vCPU, 2 gfns in two table pages, 3 pages, any number of KSM merges",
-            private_beside_ksm_page,
-            mm_actor("ksmd", ksm.ksmd),
-            {"pages": 3, "gfns_per_table": 1},
         ),
         Scenario(
             "ksm_one",

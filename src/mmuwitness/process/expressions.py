@@ -29,6 +29,7 @@ from mmuwitness.model.state import (
     World,
 )
 from mmuwitness.process.ir import Block, Op, Operand, Reg, Site, kind_of_constant
+from mmuwitness.process.language import ALLOWED_EXPRESSIONS
 from mmuwitness.process.values import Bound, Const, Dyn, Folded, Many, Place, Record
 
 BINARY: dict[type, tuple[str, Any]] = {
@@ -51,6 +52,9 @@ COMPARE: dict[type, tuple[str, Any]] = {
     ast.Is: ("eq", operator.is_),
     ast.IsNot: ("ne", operator.is_not),
 }
+
+
+EXPR_METHODS = {kind: f"expr_{kind.__name__}" for kind in ALLOWED_EXPRESSIONS}
 
 
 class Expressions:
@@ -124,8 +128,7 @@ class Expressions:
     # -- expressions -----------------------------------------------------------------------
 
     def expr(self, node: ast.expr) -> Folded:
-        method = getattr(self, "expr_" + type(node).__name__)
-        return method(node)  # type: ignore[no-any-return]
+        return getattr(self, EXPR_METHODS[type(node)])(node)  # type: ignore[no-any-return]
 
     def expr_Constant(self, node: ast.Constant) -> Folded:
         return Const(node.value)
@@ -207,7 +210,12 @@ class Expressions:
             return place.of
         struct = place.field.struct
         high = self.world.sizes[struct]
-        self.emit("check", node, args=(place.of,), extra=(1, high, f"None used as a {struct}"))
+        if not any(
+            op.code == "check" and op.args[0] is place.of and op.extra[0] == 1
+            for op in self.block.ops
+        ) or any(op.dst is place.of for op in self.block.ops):
+            extra = (1, high, f"None used as a {struct}")
+            self.emit("check", node, args=(place.of,), extra=extra)
         index = self.temp(node, Bounded(0, high - 1), "i")
         self.emit("bin", node, dst=index, args=(place.of, 1), extra="sub")
         return index

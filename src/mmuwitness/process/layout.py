@@ -59,6 +59,7 @@ class FrameLayout:
     pc: Slot
     snapshots: dict[Reg, Slot]
     live: list[dict[Reg, Slot]]
+    masks: list[int]  # the bits of each word that belong to this frame
 
 
 @dataclass
@@ -132,7 +133,11 @@ def frame_layout(world: World, steps: Steps, cursor: Cursor) -> FrameLayout:
         live.append(slots)
         end = max(end, packed.bit)
     cursor.bit = end
-    return FrameLayout(pc, snapshots, live)
+    masks = [0] * -(-end // WORD)
+    for slots in (*live, snapshots, {None: pc}):
+        for slot in slots.values():
+            masks[slot.word] |= slot.mask << slot.shift
+    return FrameLayout(pc, snapshots, live, masks)
 
 
 def initial_words(layout: Layout, steps: list[Steps]) -> list[int]:

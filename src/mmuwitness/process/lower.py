@@ -43,6 +43,7 @@ class Function:
     def __init__(self, header: str) -> None:
         self.header, self.lines, self.count = header, list[str](), 0
         self.allocas: dict[object, str] = {}
+        self.known: dict[object, str] = {}  # what each slot holds, since the last label
 
     def value(self, instruction: str) -> str:
         self.count += 1
@@ -53,6 +54,7 @@ class Function:
         self.lines.append(instruction)
 
     def label(self, name: str) -> None:
+        self.known.clear()
         self.lines.append(f"{name}:")
 
     def slot(self, owner: object) -> str:
@@ -61,9 +63,12 @@ class Function:
         return self.allocas[owner]
 
     def get(self, owner: object) -> str:
-        return self.value(f"load i64, ptr {self.slot(owner)}")
+        if owner not in self.known:
+            self.known[owner] = self.value(f"load i64, ptr {self.slot(owner)}")
+        return self.known[owner]
 
     def set(self, owner: object, value: str | int) -> None:
+        self.known[owner] = str(value)
         self.do(f"store i64 {value}, ptr {self.slot(owner)}")
 
     def bin(self, name: str, a: str | int, b: str | int) -> str:
@@ -306,23 +311,22 @@ class ProcessBody(Body):
 
     def save(self, pc: int) -> None:
         """The step ends: pc and live locals go into the frame, all else in it is cleared."""
-        masks = [0] * self.layout.words
         frame = self.frame
-        for slots in (*frame.live, frame.snapshots, {None: frame.pc}):
-            for slot in slots.values():
-                masks[slot.word] |= slot.mask << slot.shift
         parts: list[tuple[Slot, str]] = [(frame.pc, str(pc))]
         if pc < self.steps.done:
             live = self.steps.boundaries[pc].live
             places = frame.live[pc] | {r: s for r, s in frame.snapshots.items() if r in live}
             parts += [(slot, self.f.get(reg)) for reg, slot in places.items()]
-        for word, mask in enumerate(masks):
-            if mask:
-                self.f.set(word, self.f.bin("and", self.f.get(word), signed(~mask)))
+        words = {
+            word: self.f.bin("and", self.f.get(word), signed(~mask))
+            for word, mask in enumerate(frame.masks)
+            if mask
+        }
         for slot, code in parts:
             raw = self.f.bin("sub", code, slot.lo) if slot.lo else code
-            shifted = self.f.bin("shl", raw, slot.shift)
-            self.f.set(slot.word, self.f.bin("or", self.f.get(slot.word), shifted))
+            words[slot.word] = self.f.bin("or", words[slot.word], self.f.bin("shl", raw, slot.shift))
+        for word, value in words.items():
+            self.f.set(word, value)
         self.f.do("br label %leave")
 
     def end_done(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import types
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 from mmuwitness.model.state import World
 from mmuwitness.process.cfg import Builder
-from mmuwitness.process.ir import Operand, Process
+from mmuwitness.process.ir import Op, Operand, Process
 from mmuwitness.process.layout import Layout, initial_words, make_layout
 from mmuwitness.process.lower import Lowered
 from mmuwitness.process.steps import (
@@ -86,12 +87,26 @@ class Program:
 
 
 def fold(host: HostSpec, every: bool = False) -> Program:
-    """Fold every process and claim of a host; see `find_steps` for `every`."""
+    """Fold every process and claim of a host; see `find_steps` for `every`.
+
+    Nothing of what folding makes is garbage before it ends, so the collector is kept away."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return fold_host(host, every)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def fold_host(host: HostSpec, every: bool) -> Program:
     builders, processes = [], []
     for pid, spec in enumerate(host.processes):
         builder = Builder(host.world, host.has_feature, host.overrides)
         processes.append(builder.build(spec.name, pid, spec.function, spec.arguments))
         builders.append(builder)
+    if not host.claims:
+        drop_ghosts(processes)
     claims, observers = [], []
     for number, claim in enumerate(host.claims):
         builder = Builder(host.world, host.has_feature, host.overrides)
@@ -111,6 +126,18 @@ def fold(host: HostSpec, every: bool = False) -> Program:
         frozenset().union(*(b.functions for b in builders)),
         unguarded_writes(processes),
     )
+
+
+def drop_ghosts(processes: list[Process]) -> None:
+    """Without claims nobody looks at ghost state: its updates, from the first operation that
+    computes them, are left out."""
+    for process in processes:
+        for block in process.blocks:
+            dropped: set[Op] = set()
+            for position, op in enumerate(block.ops):
+                if op.code == "store" and op.ghost:
+                    dropped.update(block.ops[block.ops.index(op.first) : position + 1])
+            block.ops = [op for op in block.ops if op not in dropped]
 
 
 def fold_claim(builder: Builder, host: HostSpec, claim: Any, pid: int) -> FoldedClaim:

@@ -39,7 +39,8 @@ class KVM(Struct):
     """struct kvm.  spte[gfn] are the leaves; table[t] is true while the last-level table page t
     exists (gfns that share one: see `table_shift`).
 
-    Wired: mm, arch, memslots, vcpus, gfns, written_gfns (guests write the first so many), table_shift.
+    Wired: mm, arch, memslots, vcpus, gfns, read_gfns and written_gfns (guests read and write the
+    first so many), table_shift.
     Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
     crowded, set when change_pte made or changed a leaf with other windows open, too.
     """

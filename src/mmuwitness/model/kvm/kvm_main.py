@@ -279,13 +279,13 @@ def guest_access(vcpu, gfn, write):
 
 
 def vcpu_run(vcpu):
-    """A guest that reads every gfn and writes the first `written_gfns`, for ever; after an exit it
+    """A guest that reads the first `read_gfns` and writes the first `written_gfns`, for ever; after an exit it
     may do something else first (an interrupt), so it need not repeat the access that faulted."""
     kvm = vcpu.kvm
     while True:
-        access = choose(kvm.nr_gfns + kvm.written_gfns)
-        write = access >= kvm.nr_gfns
-        gfn = access - kvm.nr_gfns if write else access
+        access = choose(kvm.read_gfns + kvm.written_gfns)
+        write = access >= kvm.read_gfns
+        gfn = access - kvm.read_gfns if write else access
         exit_reason = guest_access(vcpu, gfn, write)
         if exit_reason != NO_EXIT:
             trace("kvm_page_fault", gfn)

@@ -1,0 +1,108 @@
+"""What `check` prints: every claim of a scenario on one kernel, bounds, counterexamples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmuwitness.explore.explorer import Exploration, Schedule
+from mmuwitness.explore.schedule_id import format_schedule
+from mmuwitness.model.claims import Claim
+from mmuwitness.report.verdict_table import wrap
+from mmuwitness.report.witness import timeline_text
+
+HOLDS, VIOLATED, INCONCLUSIVE = 0, 1, 3
+
+WHY = {
+    "memory": "the memory limit was reached",
+    "interrupted": "interrupted",
+    "indices": "more states than can be numbered",
+    "error": "the model itself went wrong",
+}
+
+
+def exit_code(found: Exploration, claims: Sequence[Claim]) -> int:
+    verdicts = {found.verdict_of(claim) for claim in claims}
+    if "violated" in verdicts or found.result.deadlock is not None:
+        return VIOLATED
+    return HOLDS if found.complete else INCONCLUSIVE
+
+
+def check_text(found: Exploration, claims: Sequence[Claim]) -> str:
+    lines = [headline(found, claims), ""]
+    for claim in claims:
+        label = f"{claim.number} {claim.name}".strip()
+        lines.append(f"  {found.verdict_of(claim):13} {label}")
+    lines += ["", *bounds(found)]
+    for what, schedule in discoveries(found, claims):
+        lines += ["", "=" * 92, what, timeline_text(schedule)]
+    return "\n".join(lines)
+
+
+def headline(found: Exploration, claims: Sequence[Claim]) -> str:
+    broken = [c.name for c in claims if found.verdict_of(c) == "violated"]
+    where = f"{found.scenario.name} on {found.arch}, {found.era}"
+    problems = ([f"violates {', '.join(broken)}"] if broken else []) + (
+        ["has a deadlock"] if found.result.deadlock is not None else []
+    )
+    if problems:
+        return "\n".join(wrap(f"{where}: {'; '.join(problems)}", "", 92))
+    return f"{where}: {'every claim holds' if found.complete else 'INCONCLUSIVE'}"
+
+
+def bounds(found: Exploration) -> list[str]:
+    result = found.result
+    size = f"{result.states:,} states, {result.edges:,} steps, depth {result.depth}"
+    rate = f"{result.states / max(result.seconds, 1e-9) / 1e6:.1f} M states/s"
+    if found.complete:
+        text = f"Complete: {found.scenario.bounds}; {size} ({rate})."
+    else:
+        why = WHY.get(result.stopped or "", result.stopped)
+        text = f"NOT COMPLETE ({why}): {found.scenario.bounds}; {size} so far ({rate})."
+        if result.error is not None:
+            text += f"  {found.compiled.errors[result.error.site - 1]}"
+    return [*wrap(text, ""), "Sequentially consistent; every interleaving of the steps above."]
+
+
+def discoveries(found: Exploration, claims: Sequence[Claim]) -> list[tuple[str, Schedule]]:
+    """Counterexamples, shortest first: each with what it shows.  Claims that break in the same
+    state share one."""
+    shown: dict[tuple[tuple[int, int], ...], tuple[list[str], Schedule]] = {}
+    for claim in claims:
+        if found.verdict_of(claim) == "violated":
+            schedule = found.schedule_of(claim)
+            text = f"{claim.number} {claim.name} is violated: {claim.text}".strip()
+            shown.setdefault(schedule.steps, ([], schedule))[0].append(text)
+    result = found.result
+    if result.deadlock is not None:
+        schedule = found.schedule_to_state(result.deadlock)
+        shown[schedule.steps] = (["A deadlock: processes wait for each other."], schedule)
+    if result.error is not None:
+        schedule = found.schedule_to_state(result.error.state)
+        shown[schedule.steps] = (["The step after this schedule goes wrong."], schedule)
+    ordered = sorted(shown.values(), key=lambda entry: len(entry[1].steps))
+    return [("\n".join(line for t in texts for line in wrap(t, "")), s) for texts, s in ordered]
+
+
+def check_json(found: Exploration, claims: Sequence[Claim]) -> dict[str, Any]:
+    result = found.result
+    return {
+        "schema": 1,
+        "scenario": found.scenario.name,
+        "kernel": str(found.era),
+        "arch": found.arch,
+        "bounds": found.scenario.bounds,
+        "memory_order": "sequentially consistent",
+        "complete": found.complete,
+        "stopped": result.stopped,
+        "states": result.states,
+        "edges": result.edges,
+        "depth": result.depth,
+        "deadlock": result.deadlock is not None,
+        "claims": {c.name: found.verdict_of(c) for c in claims},
+        "witnesses": {
+            c.name: format_schedule(found.schedule_of(c))
+            for c in claims
+            if found.verdict_of(c) in ("violated", "reached")
+        },
+    }

@@ -1,0 +1,54 @@
+"""A schedule replayed and drawn: what a counterexample and a witness look like."""
+
+from __future__ import annotations
+
+from mmuwitness.explore.explorer import Schedule
+from mmuwitness.explore.path import PathStep, follow
+from mmuwitness.explore.programs import fold_scenario
+from mmuwitness.explore.replay import Replay
+from mmuwitness.explore.schedule_id import BadSchedule, format_schedule
+from mmuwitness.model.era import Era
+from mmuwitness.model.host import find_arch
+from mmuwitness.model.scenarios import find_scenario
+from mmuwitness.process.native import NativeProgram, compile_ir
+from mmuwitness.process.program import Program
+from mmuwitness.report.timeline import LEGEND, lanes
+
+
+def era_of(text: str) -> Era:
+    """`v6.1` or `v6.1 -change_pte_bracketed`."""
+    name, *changes = text.split()
+    return Era(name, tuple(changes))
+
+
+def steps_of(schedule: Schedule) -> tuple[Program, list[PathStep]]:
+    """The program of a schedule and its steps; BadSchedule if it is none of this program."""
+    scenario, era = find_scenario(schedule.scenario), era_of(schedule.era)
+    program = fold_scenario(scenario, era, schedule.arch, schedule.claims)
+    native = NativeProgram(compile_ir(program.lowered.text))
+    try:
+        return program, follow(program, native, schedule.steps)[0]
+    except ValueError as error:
+        raise BadSchedule(f"not a schedule of this model: {error}") from None
+
+
+def timeline_text(schedule: Schedule) -> str:
+    """The timeline of a schedule, a legend, and the command that replays it."""
+    program, steps = steps_of(schedule)
+    names = [each.process.name for each in program.steps]
+    head = f"{schedule.scenario} on {schedule.arch}, {schedule.era}: {len(steps)} steps"
+    command = f"mmuwitness replay {format_schedule(schedule)}"
+    return "\n".join([head, "", *lanes(steps, names), "", LEGEND, f"Replay: {command}"])
+
+
+def debug_schedule(schedule: Schedule) -> None:
+    """Replay in CPython under pdb: it stops before each step of the schedule; `step` goes into
+    the author's own lines."""
+    import pdb
+
+    scenario, era = find_scenario(schedule.scenario), era_of(schedule.era)
+    program = fold_scenario(scenario, era, schedule.arch, schedule.claims)
+    replay = Replay(program, lambda: scenario.host(era, find_arch(schedule.arch), schedule.claims))
+    debugger = pdb.Pdb()
+    for pid, choice in schedule.steps:
+        debugger.runcall(replay.step, pid, choice)
