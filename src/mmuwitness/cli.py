@@ -179,7 +179,9 @@ def replay(
 
 @app.command("list")
 def list_names(
-    kind: Annotated[str, typer.Argument(help="scenarios, claims, arches, eras, features, functions")],
+    kind: Annotated[
+        str, typer.Argument(help="scenarios, claims, arches, eras, features, functions")
+    ],
 ) -> None:
     """What there is: scenarios, claims, arches, eras, features, functions."""
     from mmuwitness.report.explain import list_text
@@ -189,7 +191,9 @@ def list_names(
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(help="A scenario, claim, arch, feature, kernel, function.")],
+    name: Annotated[
+        str, typer.Argument(help="A scenario, claim, arch, feature, kernel, function.")
+    ],
     steps: Annotated[bool, typer.Option("--steps", help="Where a function's steps begin.")] = False,
     scenario: Annotated[str, typer.Option("--scenario", help="In which scenario.")] = "ksm",
     era: EraOption = "v6.1",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from mmuwitness.explore.programs import Compiled, compiled_program
 from mmuwitness.explore.search import Progress, SearchResult, search
@@ -76,7 +77,7 @@ class Exploration:
     def schedule_to_state(self, index: int) -> Schedule:
         """A shortest schedule from the initial state to the one of that index."""
         words = self.result.path(index)
-        steps = tuple(self.label(a, b) for a, b in zip(words, words[1:], strict=False))
+        steps = tuple(self.label(a, b) for a, b in pairwise(words))
         claims = bool(self.compiled.claims)
         return Schedule(self.scenario.name, str(self.era), self.arch, steps, claims)
 

@@ -82,7 +82,9 @@ class ReplayProcess:
 
     # -- what rewritten code calls -----------------------------------------------------------
 
-    def call(self, number: int, function: Any, arguments: Any, keywords: Any) -> Generator[Any, Any, Any]:
+    def call(
+        self, number: int, function: Any, arguments: Any, keywords: Any
+    ) -> Generator[Any, Any, Any]:
         if isinstance(function, types.MethodType) and isinstance(function.__self__, SequenceState):
             yield number * 16
             return function()

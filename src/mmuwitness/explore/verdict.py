@@ -147,7 +147,8 @@ def verdict_change_pte(
         for era in eras
     }
     asked = {
-        arch: tuple(e for e in eras if not cells[arch, str(e)].absent) for arch in (arches or ARCHES)
+        arch: tuple(e for e in eras if not cells[arch, str(e)].absent)
+        for arch in (arches or ARCHES)
     }
     tasks = [(s, arch, asked[arch]) for arch in asked for s in QUESTION if asked[arch]]
     for number, (task, results) in enumerate(zip(tasks, run(tasks), strict=True), 1):

@@ -41,7 +41,9 @@ CLAIMS: dict[str, Claim] = {}
 def always(number: str, *locks: str) -> Callable[[Any], Any]:
     def register(function: Any) -> Any:
         text = " ".join((function.__doc__ or "").split())
-        CLAIMS[function.__name__] = Claim(function.__name__, "always", text, number, function, locks)
+        CLAIMS[function.__name__] = Claim(
+            function.__name__, "always", text, number, function, locks
+        )
         return function
 
     return register
@@ -68,7 +70,7 @@ def find_claims(names: Iterable[str]) -> list[Claim]:
 
 
 @always("I1", "ptl", "mmu_lock")
-def coherent(host):
+def coherent(host: Any) -> Any:
     """Where no window is open, a present SPTE maps the page that the PTE maps, and is writable
     only if the PTE is."""
     kvm = host.kvm
@@ -84,7 +86,7 @@ def coherent(host):
 
 
 @always("I2", "ptl", "mmu_lock")
-def absent_in_window(host):
+def absent_in_window(host: Any) -> Any:
     """While a window is open the SPTEs under it are absent; a kernel with change_pte may have put
     there what the PTE maps."""
     kvm = host.kvm
@@ -100,7 +102,7 @@ def absent_in_window(host):
 
 
 @always("I3", "ptl", "mmu_lock")
-def no_stale_tlb_entry(host):
+def no_stale_tlb_entry(host: Any) -> Any:
     """Under an open window, or where none is open and ptl is free, no vCPU's TLB maps anything
     but the page that the PTE maps, and none is writable where the PTE is not."""
     kvm = host.kvm
@@ -116,7 +118,7 @@ def no_stale_tlb_entry(host):
 
 
 @always("I4")
-def freed_page_unmapped(host):
+def freed_page_unmapped(host: Any) -> Any:
     """A page that is free is mapped by no SPTE and by no vCPU's TLB."""
     kvm = host.kvm
     for gfn in kvm.gfns:
@@ -131,7 +133,7 @@ def freed_page_unmapped(host):
 
 
 @always("I5")
-def shared_page_read_only(host):
+def shared_page_read_only(host: Any) -> Any:
     """No SPTE and no vCPU's TLB lets a guest write to a KSM page, or to a page mapped twice."""
     kvm = host.kvm
     for gfn in kvm.gfns:
@@ -146,7 +148,7 @@ def shared_page_read_only(host):
 
 
 @always("I6", "ptl")
-def no_lost_write(host):
+def no_lost_write(host: Any) -> Any:
     """The page that a PTE maps holds what was last stored to its address, by a guest or by the
     host, and every load returned that."""
     mm = host.mm
@@ -160,7 +162,7 @@ def no_lost_write(host):
 
 
 @always("I8", "mmu_lock", "mn_invalidate_lock")
-def windows_balanced(host):
+def windows_balanced(host: Any) -> Any:
     """mmu_invalidate_in_progress and mn_active_invalidate_count are never negative, and are 0
     when nobody is between start() and end()."""
     kvm = host.kvm
@@ -172,13 +174,13 @@ def windows_balanced(host):
 
 
 @always("I9", "mmu_lock")
-def seq_before_count(host):
+def seq_before_count(host: Any) -> Any:
     """mmu_invalidate_seq is bumped before mmu_invalidate_in_progress is lowered."""
     return host.kvm.mmu_invalidate_in_progress >= host.kvm.unbumped
 
 
 @always("I13")
-def change_pte_alone(host):
+def change_pte_alone(host: Any) -> Any:
     """A change_pte that makes or changes a leaf sees exactly one open window, its own."""
     return not host.kvm.crowded
 

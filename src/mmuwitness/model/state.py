@@ -11,7 +11,7 @@ Sizes ("pages", "addresses", ...) may be given by name; the world supplies the n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 
 class RangeError(Exception):
@@ -160,7 +160,7 @@ class Sequence:
 class Value:
     """Base of frozen value structs; fields are class attributes that are Kinds."""
 
-    kinds: dict[str, Kind] = {}
+    kinds: ClassVar[dict[str, Kind]] = {}
 
     def __init_subclass__(cls) -> None:
         cls.kinds = {k: v for k, v in vars(cls).items() if isinstance(v, Kind)}
@@ -184,7 +184,7 @@ class Value:
         return tuple(getattr(self, n) for n in self.kinds)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._key() == other._key()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())
@@ -294,7 +294,7 @@ class Struct:
     """Base of shared objects.  Class attributes that are `Field`s are state; plain attributes
     given when the host is wired are constants."""
 
-    fields: dict[str, Field] = {}
+    fields: ClassVar[dict[str, Field]] = {}
 
     def __init_subclass__(cls) -> None:
         cls.fields = {k: v for k, v in vars(cls).items() if isinstance(v, Field)}
@@ -323,7 +323,7 @@ class Struct:
 class Local:
     """Base of records that live in one process and are passed down by reference (`fault`)."""
 
-    kinds: dict[str, Kind] = {}
+    kinds: ClassVar[dict[str, Kind]] = {}
 
     def __init_subclass__(cls) -> None:
         cls.kinds = {k: v for k, v in vars(cls).items() if isinstance(v, Kind)}

@@ -105,7 +105,8 @@ class Builder(Expressions):
         """The function that stands under this one's qualified name."""
         name = qualified_name(function)
         self.functions.add(name)
-        return self.overrides.get(name, function)
+        found: types.FunctionType = self.overrides.get(name, function)
+        return found
 
     def register(self, context: Context, name: str, kind: Kind) -> Reg:
         reg = self.registers.get((context, name))
@@ -441,7 +442,7 @@ class Builder(Expressions):
 
     def stmt_AugAssign(self, node: ast.AugAssign) -> None:
         load = ast.copy_location(self.as_load(node.target), node.target)
-        operation = ast.BinOp(load, node.op, node.value)  # type: ignore[arg-type]
+        operation = ast.BinOp(load, node.op, node.value)
         ast.copy_location(operation, node)
         operation.number = node.number  # type: ignore[attr-defined]
         value = self.expr(operation)
@@ -538,4 +539,3 @@ class Builder(Expressions):
 
     def stmt_With(self, node: ast.With) -> None:
         calls.with_statement(self, node)
-

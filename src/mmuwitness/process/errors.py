@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Location:
-    """A place in process code: function, file as written in the package, 1-based line and column."""
+    """A place in process code: function, file inside the package, 1-based line, column."""
 
     function: str
     file: str

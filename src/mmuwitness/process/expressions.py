@@ -54,7 +54,9 @@ COMPARE: dict[type, tuple[str, Any]] = {
 }
 
 
-EXPR_METHODS = {kind: f"expr_{kind.__name__}" for kind in ALLOWED_EXPRESSIONS}
+EXPR_METHODS: dict[type[ast.expr], str] = {
+    kind: f"expr_{kind.__name__}" for kind in ALLOWED_EXPRESSIONS
+}
 
 
 class Expressions:
@@ -375,7 +377,7 @@ class Expressions:
                 return Bool()
             top = max(a.hi(sizes), b.hi(sizes))
             return Bounded(0, (1 << top.bit_length()) - 1)
-        function = {n: f for n, f in BINARY.values()}[name]
+        function = dict(BINARY.values())[name]
         results = [function(x, y) for x, y in ends]
         return Bounded(min(results), max(results))
 

@@ -95,11 +95,11 @@ def _find(function: types.FunctionType, path: str) -> ast.FunctionDef:
         text = textwrap.dedent(inspect.getsource(function))
     except OSError:
         raise ProcessError(f"the source of {function.__name__}() cannot be found") from None
-    node = ast.parse(text).body[0]
-    if not isinstance(node, ast.FunctionDef):
+    found = ast.parse(text).body[0]
+    if not isinstance(found, ast.FunctionDef):
         raise ProcessError(f"{function.__name__} is not a plain function")
-    ast.increment_lineno(node, first - node.lineno)
-    return node
+    ast.increment_lineno(found, first - found.lineno)
+    return found
 
 
 def _check(source: Source) -> None:

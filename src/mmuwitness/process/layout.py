@@ -110,7 +110,7 @@ def take_array(cursor: Cursor, count: int, width: int, lo: int) -> list[Slot]:
 
 
 def snapshot_registers(process: Process) -> list[Reg]:
-    found = {}
+    found: dict[Reg, None] = {}
     for _, _, op in process.ops():
         for reg in (op.dst, *op.args):
             if isinstance(reg, Reg) and isinstance(reg.kind, Snapshot):
@@ -134,9 +134,8 @@ def frame_layout(world: World, steps: Steps, cursor: Cursor) -> FrameLayout:
         end = max(end, packed.bit)
     cursor.bit = end
     masks = [0] * -(-end // WORD)
-    for slots in (*live, snapshots, {None: pc}):
-        for slot in slots.values():
-            masks[slot.word] |= slot.mask << slot.shift
+    for slot in (pc, *snapshots.values(), *(s for slots in live for s in slots.values())):
+        masks[slot.word] |= slot.mask << slot.shift
     return FrameLayout(pc, snapshots, live, masks)
 
 

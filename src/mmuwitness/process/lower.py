@@ -199,7 +199,9 @@ class Body:
 
     def op_insert(self, op: Op) -> None:
         shift, width, lo = op.extra
-        cleared = self.f.bin("and", self.operand(op.args[0]), signed(~(((1 << width) - 1) << shift)))
+        cleared = self.f.bin(
+            "and", self.operand(op.args[0]), signed(~(((1 << width) - 1) << shift))
+        )
         raw = self.f.bin("sub", self.operand(op.args[1]), lo)
         self.result(op, self.f.bin("or", cleared, self.f.bin("shl", raw, shift)))
 
@@ -324,7 +326,9 @@ class ProcessBody(Body):
         }
         for slot, code in parts:
             raw = self.f.bin("sub", code, slot.lo) if slot.lo else code
-            words[slot.word] = self.f.bin("or", words[slot.word], self.f.bin("shl", raw, slot.shift))
+            words[slot.word] = self.f.bin(
+                "or", words[slot.word], self.f.bin("shl", raw, slot.shift)
+            )
         for word, value in words.items():
             self.f.set(word, value)
         self.f.do("br label %leave")
@@ -353,7 +357,11 @@ class ProcessBody(Body):
 
     def readers(self, op: Op) -> str:
         assert op.field is not None
-        return self.lock_element(self.layout.readers, op) if op.field.key in self.layout.readers else "0"
+        return (
+            self.lock_element(self.layout.readers, op)
+            if op.field.key in self.layout.readers
+            else "0"
+        )
 
     def set_owner(self, op: Op, owner: int) -> None:
         assert op.field is not None
@@ -454,7 +462,9 @@ def signed(value: int) -> int:
 
 def choices(steps: Steps) -> list[int]:
     """How many successors a process has at every pc, `done` included."""
-    per_pc = [b.op.extra if b.op is not None and b.op.code == "choose" else 1 for b in steps.boundaries]
+    per_pc = [
+        b.op.extra if b.op is not None and b.op.code == "choose" else 1 for b in steps.boundaries
+    ]
     return [*per_pc, 1]
 
 

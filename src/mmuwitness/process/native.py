@@ -6,6 +6,7 @@ import ctypes
 from functools import cache
 from typing import Any
 
+
 def target_machine(level: int) -> Any:
     """Code generation for this processor.  An engine owns the one it is given."""
     import llvmlite.binding as llvm

@@ -166,7 +166,9 @@ def observed(claim: FoldedClaim) -> list[Access]:
 def written(processes: list[Process]) -> set[str]:
     """Fields that some process writes, locks or bumps: all others are constants."""
     codes = {"store", "acquire", "try", "release", "bump"}
-    return {op.field.key for p in processes for _, _, op in p.ops() if op.code in codes and op.field}
+    return {
+        op.field.key for p in processes for _, _, op in p.ops() if op.code in codes and op.field
+    }
 
 
 def read_locked(processes: list[Process]) -> set[str]:

@@ -111,7 +111,8 @@ class Rewriter:
             return self.primitive_call(which, node)
         arguments = ast.Tuple([self.expr(a) for a in node.args], ast.Load())
         keywords = ast.Dict(
-            [ast.Constant(k.arg) for k in node.keywords], [self.expr(k.value) for k in node.keywords]
+            [ast.Constant(k.arg) for k in node.keywords],
+            [self.expr(k.value) for k in node.keywords],
         )
         number = ast.Constant(node.number)  # type: ignore[attr-defined]
         call = runtime("call", number, self.expr(node.func), arguments, keywords)
@@ -180,7 +181,9 @@ class Rewriter:
         if isinstance(target, ast.Subscript):
             pieces.append(self.expr(target.slice))
         number = target.number  # type: ignore[union-attr]
-        kept = ast.Assign([name(f"_b{number}", True)], ast.Tuple([*pieces, place(target)], ast.Load()))
+        kept = ast.Assign(
+            [name(f"_b{number}", True)], ast.Tuple([*pieces, place(target)], ast.Load())
+        )
         base = pick(name(f"_b{number}"), 0)
         if isinstance(target, ast.Attribute):
             into: ast.expr = ast.Attribute(base, target.attr, ast.Store())

@@ -140,7 +140,10 @@ def find_steps(
         for access in found.values():
             by_field.setdefault(access.field, set()).add(access)
     tried = {
-        (p.pid, op.field.key) for p in processes for _, _, op in p.ops() if op.code == "try" and op.field
+        (p.pid, op.field.key)
+        for p in processes
+        for _, _, op in p.ops()
+        if op.code == "try" and op.field
     }
     free = never_waited_for(processes)
     result = []
@@ -242,11 +245,11 @@ def number_boundaries(process: Process, starts: set[Op]) -> Steps:
         boundaries.append(Boundary(0, None, None, process.entry, 0))
     for _, _, op in process.ops():
         op.boundary = -1
-    for block, position, op in process.ops():
+    for block, _, op in process.ops():
         if op in starts:
             op.first.boundary = len(boundaries)
-            position = block.ops.index(op.first)
-            boundaries.append(Boundary(op.first.boundary, op.site, op, block, position))
+            at = block.ops.index(op.first)
+            boundaries.append(Boundary(op.first.boundary, op.site, op, block, at))
     steps = Steps(process, boundaries, initial.first.boundary if initial else 0)
     add_liveness(steps)
     return steps

@@ -52,7 +52,9 @@ def lower_program(layout: Layout, steps: list[Steps], claims: list[FoldedClaim])
         parts.append(f"@choices{number} = internal constant [{count} x i64] [{table}]")
     for number, claim in enumerate(claims):
         header = f"define internal i64 @claim{number}(ptr %in, ptr %aux)"
-        parts.append(ClaimBody(layout, lowered, header).lower(claim.process, claim.needs, claim.result))
+        parts.append(
+            ClaimBody(layout, lowered, header).lower(claim.process, claim.needs, claim.result)
+        )
     for what, have, most in (
         ("cover marks", len(lowered.marks), MARKS_MAX),
         ("claims", len(claims), CLAIMS_MAX),

@@ -25,7 +25,9 @@ def list_text(kind: str) -> str:
     if kind == "arches":
         return table((a.name, first_sentence(type(a).__doc__ or "")) for a in ARCHES.values())
     if kind == "eras":
-        return "\n".join(wrap(" ".join(RELEASES), "")) + "\nand every stable level of them (v6.1.36)"
+        return (
+            "\n".join(wrap(" ".join(RELEASES), "")) + "\nand every stable level of them (v6.1.36)"
+        )
     if kind == "features":
         return table((row.name, f"{dates(row)}: {row.note}") for row in FEATURES)
     if kind == "functions":
@@ -41,7 +43,9 @@ def table(rows: Iterable[tuple[str, str]]) -> str:
     lines = []
     for name, text in rows:
         wrapped = wrap(text, "", 66)
-        lines.append(f"{name:26} {wrapped[0]}" if len(name) < 26 else f"{name}\n{'':27}{wrapped[0]}")
+        lines.append(
+            f"{name:26} {wrapped[0]}" if len(name) < 26 else f"{name}\n{'':27}{wrapped[0]}"
+        )
         lines += [f"{'':27}{line}" for line in wrapped[1:]]
     return "\n".join(lines)
 
@@ -51,7 +55,7 @@ def functions() -> dict[str, object]:
     import importlib
     import pkgutil
 
-    import mmuwitness.model as model
+    from mmuwitness import model
 
     found: dict[str, object] = {}
     for info in pkgutil.walk_packages(model.__path__, "mmuwitness.model."):
@@ -60,9 +64,11 @@ def functions() -> dict[str, object]:
             for name, value in vars(module).items():
                 if inspect.isfunction(value) and value.__module__ == info.name:
                     found[name] = value
-                elif inspect.isclass(value) and value.__module__ == info.name and "Arch" in [
-                    base.__name__ for base in value.__mro__
-                ]:
+                elif (
+                    inspect.isclass(value)
+                    and value.__module__ == info.name
+                    and "Arch" in [base.__name__ for base in value.__mro__]
+                ):
                     for method, body in vars(value).items():
                         if inspect.isfunction(body):
                             found[f"{value.__name__}.{method}"] = body
@@ -94,7 +100,11 @@ def explain_scenario(name: str) -> str:
     scenario: Scenario | None = SCENARIOS.get(name)
     if scenario is None:
         return ""
-    lines = [f"scenario {name}", *wrap(scenario.text, "  "), *wrap(f"Bounds: {scenario.bounds}.", "  ")]
+    lines = [
+        f"scenario {name}",
+        *wrap(scenario.text, "  "),
+        *wrap(f"Bounds: {scenario.bounds}.", "  "),
+    ]
     return "\n".join([*lines, f"  Run: mmuwitness check {name}"])
 
 
@@ -103,7 +113,10 @@ def explain_claim(name: str) -> str:
     if not claims:
         return ""
     claim: Claim = claims[0]
-    lines = [f"claim {claim.name} {claim.number}".rstrip() + f", {claim.kind}", *wrap(claim.text, "  ")]
+    lines = [
+        f"claim {claim.name} {claim.number}".rstrip() + f", {claim.kind}",
+        *wrap(claim.text, "  "),
+    ]
     if claim.locks:
         lines.append(f"  Read when free: {', '.join(claim.locks)}.")
     return "\n".join(lines)

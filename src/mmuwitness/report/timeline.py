@@ -26,7 +26,9 @@ def show_value(value: Any) -> str:
         bits = "RW" if fields.pop("write", False) else "RO"
         present = fields.pop("present", False)
         rest = [n for n, on in fields.items() if on]
-        return " ".join(str(p) for p in ([page] if page else []) + ([bits] if present else []) + rest)
+        return " ".join(
+            str(p) for p in ([page] if page else []) + ([bits] if present else []) + rest
+        )
     if value is None:
         return "none"
     if isinstance(value, bool):

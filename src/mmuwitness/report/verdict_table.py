@@ -93,7 +93,7 @@ def verdict_text(cells: Sequence[Cell], witnesses: Sequence[str] = ()) -> str:
     lines = ["Can KVM's .change_pte() ever do anything to a secondary MMU?", ""]
     lines += wrap(answer(cells), "")
     lines += ["", f"{'arch':13} {'kernels':19} {'.change_pte()':47} {'states':>11}", "-" * 92]
-    seen = [row for row in load_observed()]
+    seen = load_observed()
     for span in shown_spans(cells):
         first = span[0]
         what = wrap(says(first), "", 47)
@@ -114,7 +114,8 @@ def observed_rows(seen: Sequence[Observed], span: Sequence[Cell]) -> list[Observ
     return [
         row
         for row in seen
-        if SEEN.get((row.arch, row.mmu)) == span[0].arch and Era(f"v{row.kernel}").release in releases
+        if SEEN.get((row.arch, row.mmu)) == span[0].arch
+        and Era(f"v{row.kernel}").release in releases
     ]
 
 
@@ -146,7 +147,9 @@ def unverified_rows(cells: Sequence[Cell]) -> list[Feature]:
     for cell in cells:
         names = {name for p in cell.programs for name in p.features}
         era = Era(cell.era.split()[0], tuple(cell.era.split()[1:]))
-        found += [r for r in era.unverified(names, find_arch(cell.arch).kernel_arch) if r not in found]
+        found += [
+            r for r in era.unverified(names, find_arch(cell.arch).kernel_arch) if r not in found
+        ]
     return found
 
 

@@ -8,6 +8,7 @@ to flush.  `page_fault` handles a guest fault.
 
 from __future__ import annotations
 
+from mmuwitness.model.era import Era
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.kvm_main import hva_to_pfn, mmu_invalidate_retry, mmu_invalidate_retry_gfn
 from mmuwitness.model.mm.mm_types import put_page
@@ -24,7 +25,7 @@ class Arch:
     change_pte = ""
     maps_reads_writable = False
 
-    def applies(self, era):
+    def applies(self, era: Era) -> bool:
         """False where this MMU does not exist, or does not subscribe to MMU notifiers."""
         return era.has(self.notifier, self.kernel_arch)
 

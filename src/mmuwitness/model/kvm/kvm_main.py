@@ -279,8 +279,8 @@ def guest_access(vcpu, gfn, write):
 
 
 def vcpu_run(vcpu):
-    """A guest that reads the first `read_gfns` and writes the first `written_gfns`, for ever; after an exit it
-    may do something else first (an interrupt), so it need not repeat the access that faulted."""
+    """A guest that reads the first `read_gfns` and writes the first `written_gfns`, for ever.
+    After an exit it may do something else first (an interrupt): it need not repeat the access."""
     kvm = vcpu.kvm
     while True:
         access = choose(kvm.read_gfns + kvm.written_gfns)

@@ -21,7 +21,16 @@ from mmuwitness.model.mm.mmu_notifier import (
     set_pte_at_notify,
 )
 from mmuwitness.model.mm.rmap import lru_cache_add, page_add_new_anon_rmap, page_remove_rmap
-from mmuwitness.model.primitives import atomic, choose, feature, lock, read_lock, spin_lock, trylock, unlock
+from mmuwitness.model.primitives import (
+    atomic,
+    choose,
+    feature,
+    lock,
+    read_lock,
+    spin_lock,
+    trylock,
+    unlock,
+)
 
 
 def handle_mm_fault(mm, addr, write, unshare=False):

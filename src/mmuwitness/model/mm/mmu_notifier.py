@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mmuwitness.model.primitives import feature
 from mmuwitness.model.mm.mm_types import Pte
+from mmuwitness.model.primitives import feature
 
 Callback = Callable[..., Any] | None
 
