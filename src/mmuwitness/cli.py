@@ -123,6 +123,9 @@ def check(
     arch: ArchOption = "x86-tdp",
     claim: Annotated[list[str] | None, typer.Option("--claim", help="Only this claim.")] = None,
     feature: FeatureOption = None,
+    steps: Annotated[
+        str, typer.Option("--steps", help="merged, or every: each shared access is a step.")
+    ] = "merged",
     threads: Annotated[int, typer.Option("--threads", min=1, max=62)] = 1,
     memory: Annotated[int, typer.Option("--memory", min=1, help="Limit in MiB.")] = 8192,
     as_json: JsonOption = False,
@@ -132,7 +135,9 @@ def check(
     Example: mmuwitness check cow_migrate --arch arm64 --era v6.1
     """
     from mmuwitness.explore.explorer import explore
+    from mmuwitness.explore.programs import Folding
     from mmuwitness.model.claims import CLAIMS, find_claims
+    from mmuwitness.model.era import UnknownName
     from mmuwitness.model.host import find_arch
     from mmuwitness.model.scenarios import find_scenario
     from mmuwitness.report.check_report import check_json, check_text, exit_code
@@ -141,12 +146,15 @@ def check(
     asked, host_era = find_claims(claim or CLAIMS), kernel(era, feature)
     if not made.applies(host_era):
         raise typer.BadParameter(f"{arch} has no MMU notifier in {host_era}'s KVM")
+    if steps not in ("merged", "every"):
+        raise UnknownName("way to step", steps, ["merged", "every"])
     reporter = Reporter()
     try:
         found = explore(
             wanted,
             host_era,
             arch,
+            folding=Folding(every=steps == "every"),
             threads=threads,
             memory_limit_bytes=memory << 20,
             progress=reporter.search,

@@ -9,8 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 
+import pytest
+
+from mmuwitness.explore.explorer import explore
+from mmuwitness.explore.programs import MERGED, Folding, compiled_program, fold_scenario
 from mmuwitness.explore.replay import Replay
+from mmuwitness.model.era import Era
+from mmuwitness.model.host import ARCHES, find_arch
+from mmuwitness.model.releases import RELEASES
+from mmuwitness.model.scenarios import find_scenario
 from mmuwitness.process.native import NativeProgram, compile_ir
 from mmuwitness.process.program import Program
 
@@ -45,31 +54,130 @@ def explore_graph(program: Program, states_max: int) -> tuple[Graph, dict, Nativ
     return graph, schedules, native
 
 
-def replayed(program: Program, make_host, schedule) -> Replay:
-    replay = Replay(program, make_host)
-    for pid, choice in schedule:
-        assert replay.step(pid, choice), (schedule, pid, choice)
-    return replay
+class Walker:
+    """Walks a program's graph by replay: on from where it stands while there is an edge that
+    nobody has taken, else from a state that has one, by a schedule to it."""
+
+    def __init__(self, program: Program, make_host, schedules: dict) -> None:
+        self.program, self.schedules, self.host = program, schedules, make_host()
+        self.start = self.host.world.checkpoint()
+        self.pending: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        self.taken: dict[tuple[int, ...], list] = {}
+        self.marks: set[str] = set()
+
+    def fresh(self, schedule) -> Replay:
+        self.host.world.restore(self.start)
+        replay = Replay(self.program, lambda: self.host)
+        for pid, choice in schedule:
+            assert replay.step(pid, choice), (schedule, pid, choice)
+        return replay
+
+    def arrive(self, replay: Replay) -> tuple[int, ...]:
+        words = replay.words()
+        if words not in self.pending:
+            pids = range(len(self.program.steps))
+            self.pending[words] = [(p, c) for p in pids for c in range(replay.choices(p))]
+            self.taken[words] = []
+        return words
+
+    def walk(self) -> None:
+        replay = self.fresh(())
+        words = self.arrive(replay)
+        while True:
+            if not self.pending[words]:
+                left = [w for w, edges in self.pending.items() if edges]
+                if not left:
+                    return
+                replay = self.fresh(self.schedules[left[-1]])
+                words = self.arrive(replay)
+                assert words == left[-1], "a schedule leads elsewhere when it is replayed"
+            pid, choice = self.pending[words].pop()
+            if replay.step(pid, choice):
+                self.marks |= replay.covered
+                target = self.arrive(replay)
+                self.taken[words].append((pid | choice << 8, target))
+                words = target
+            else:
+                assert replay.words() == words, "a disabled step changed the state"
 
 
 def assert_executors_agree(program: Program, make_host, states_max: int) -> Graph:
+    """Replay takes every step out of every state: the same targets, edges and marks."""
     graph, schedules, native = explore_graph(program, states_max)
-    edges, marks = 0, set()
-    for words, schedule in schedules.items():
+    walker = Walker(program, make_host, schedules)
+    walker.walk()
+    assert set(walker.taken) == graph.states
+    for words, taken in walker.taken.items():
         expected, _ = native.call(words, program.lowered.successors_max)
-        at = replayed(program, make_host, schedule)
-        assert at.words() == words
-        seen = []
-        for pid in range(len(program.steps)):
-            for choice in range(at.choices(pid)):
-                replay = at if not seen else replayed(program, make_host, schedule)
-                # `at` is reused for the first step only: a disabled step changes nothing
-                if replay.step(pid, choice):
-                    if replay is at:
-                        at = replayed(program, make_host, schedule)
-                    seen.append((pid | choice << 8, replay.words()))
-                    marks |= replay.covered
-        assert sorted(seen) == sorted((label, target) for label, _, target in expected)
-        edges += len(seen)
-    assert (edges, marks) == (graph.edges, graph.marks)
+        assert sorted(taken) == sorted((label, target) for label, _, target in expected)
+    assert walker.marks == graph.marks
     return graph
+
+
+STATES_MAX = 3000
+SMALL = ("uprobe_one", "dontneed_one", "reclaim_one", "migrate_one", "unmerge", "ksm_first")
+"""The scenarios that have programs of up to STATES_MAX states; test_pinned checks the list."""
+
+
+def distinct_programs(scenario: str, arch: str) -> list[Era]:
+    """A kernel for each distinct program of a scenario on an architecture."""
+    seen: dict[str, Era] = {}
+    known: list[dict[str, bool]] = []
+    made = find_arch(arch)
+    for era in (Era(name) for name in RELEASES):
+        if not made.applies(era) or any(
+            all(era.has(n, made.kernel_arch) == v for n, v in features.items())
+            for features in known
+        ):
+            continue
+        compiled, _ = compiled_program(find_scenario(scenario), era, arch, MERGED)
+        known.append(compiled.features)
+        seen.setdefault(compiled.digest, era)
+    return list(seen.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("name", SMALL)
+def test_replay_and_explore_agree(name: str, arch: str) -> None:
+    """Every distinct folded program of up to STATES_MAX states."""
+    scenario, made = find_scenario(name), find_arch(arch)
+    for era in distinct_programs(name, arch):
+        if explore(scenario, era, arch).result.states <= STATES_MAX:
+            program = fold_scenario(scenario, era, arch)
+            host = partial(scenario.host, era, made)
+            graph = assert_executors_agree(program, host, STATES_MAX)
+            assert len(graph.states) == explore(scenario, era, arch).result.states
+
+
+@pytest.mark.parametrize("arch", ["x86-tdp", "arm64"])
+def test_one_small_program_quickly(arch: str) -> None:
+    scenario = find_scenario("uprobe_one")
+    program = fold_scenario(scenario, Era("v6.1"), arch)
+    graph = assert_executors_agree(
+        program, partial(scenario.host, Era("v6.1"), find_arch(arch)), 1000
+    )
+    assert graph.edges > len(graph.states) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["x86-shadow", "arm64", "mips"])
+@pytest.mark.parametrize("name", SMALL)
+def test_merging_steps_changes_no_verdict(name: str, arch: str) -> None:
+    """Each shared access a step is the reference that merged steps must agree with."""
+    scenario = find_scenario(name)
+    for era in (e for e in distinct_programs(name, arch) if e.name >= "v5"):
+        merged = explore(scenario, era, arch)
+        every = explore(scenario, era, arch, folding=Folding(every=True))
+        assert every.complete and merged.complete
+        assert every.result.states > merged.result.states
+        assert set(every.violated()) == set(merged.violated())
+        assert set(every.reached_marks()) == set(merged.reached_marks())
+
+
+def test_a_wrong_program_is_noticed() -> None:
+    """The check can fail: the lowered program of one kernel against replay of another."""
+    scenario, arch = find_scenario("uprobe_one"), find_arch("x86-shadow")
+    program = fold_scenario(scenario, Era("v3.7"), "x86-shadow")
+    with pytest.raises((AssertionError, KeyError)):
+        assert_executors_agree(program, partial(scenario.host, Era("v3.6"), arch), 1000)

@@ -5,206 +5,324 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import llvmlite.binding as llvm
 import pytest
 
 from mmuwitness.explore import core_cache, search_memory, search_workers
 from mmuwitness.explore.search import Progress, SearchResult, StopWhen, search
+from tests.explore.native_models import (
+    Graph,
+    State,
+    counter_model,
+    graph_model,
+    random_graph,
+    token_ring,
+    tree_model,
+)
 
-State = tuple[int, ...]
 WIDTHS = (1, 2, 3, 5)
-
-
-@dataclass(frozen=True)
-class Step:
-    """An edge of a graph."""
-
-    target: State
-    label: int = 0
-    marks: int = 0
-
-
-@dataclass
-class Graph:
-    """An explicit state graph, and what breadth-first search finds in it."""
-
-    initial: State
-    steps: dict[State, list[Step]]
-    info: dict[State, tuple[int, int, int, int]] = field(default_factory=dict)
-
-    def depths(self) -> dict[State, int]:
-        depths, queue = {self.initial: 0}, deque([self.initial])
-        while queue:
-            state = queue.popleft()
-            for step in self.steps[state]:
-                if step.target not in depths:
-                    depths[step.target] = depths[state] + 1
-                    queue.append(step.target)
-        return depths
-
-
-class Model:
-    """A native successor function, and what it needs to stay valid."""
-
-    def __init__(self, text: str, *held: object) -> None:
-        module = llvm.parse_assembly(text)
-        code = bytes(core_cache.target_machine().emit_object(module))
-        self.library, self.held = core_cache.Library(code), held
-        self.address = self.library.address("successors")
-
-
-def explicit_model(graph: Graph, node: Callable[[State], int], word: str) -> Model:
-    """A model that looks the graph up. `word` is the LLVM text that finds a state's node number
-    in %state; `node` does the same here."""
-    nodes = sorted(graph.steps, key=node)
-    assert [node(state) for state in nodes] == list(range(len(nodes)))
-    width = len(graph.initial)
-    steps = [step for state in nodes for step in graph.steps[state]]
-    ends = list(itertools.accumulate((len(graph.steps[state]) for state in nodes), initial=0))
-    offsets = words(ends)
-    targets = words([value for step in steps for value in step.target] or [0])
-    metas = words([value for step in steps for value in (step.label, step.marks)] or [0])
-    infos = words([v for state in nodes for v in graph.info.get(state, (0, 0, 0, 0))])
-    at = {name: ctypes.addressof(table) for name, table in
-          (("o", offsets), ("t", targets), ("m", metas), ("i", infos))}  # fmt: skip
-    text = f"""
-declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
-define i64 @successors(ptr %state, ptr %out, ptr %meta, ptr %info) {{
-{word}
-  %o = inttoptr i64 {at["o"]} to ptr
-  %t = inttoptr i64 {at["t"]} to ptr
-  %m = inttoptr i64 {at["m"]} to ptr
-  %i = inttoptr i64 {at["i"]} to ptr
-  %first.at = getelementptr i64, ptr %o, i64 %node
-  %end.at = getelementptr i64, ptr %first.at, i64 1
-  %first = load i64, ptr %first.at
-  %end = load i64, ptr %end.at
-  %many = sub i64 %end, %first
-  %t.first = mul i64 %first, {8 * width}
-  %t.bytes = mul i64 %many, {8 * width}
-  %t.at = getelementptr i8, ptr %t, i64 %t.first
-  call void @llvm.memcpy.p0.p0.i64(ptr %out, ptr %t.at, i64 %t.bytes, i1 false)
-  %m.first = mul i64 %first, 16
-  %m.bytes = mul i64 %many, 16
-  %m.at = getelementptr i8, ptr %m, i64 %m.first
-  call void @llvm.memcpy.p0.p0.i64(ptr %meta, ptr %m.at, i64 %m.bytes, i1 false)
-  %i.first = mul i64 %node, 32
-  %i.at = getelementptr i8, ptr %i, i64 %i.first
-  call void @llvm.memcpy.p0.p0.i64(ptr %info, ptr %i.at, i64 32, i1 false)
-  ret i64 %many
-}}"""
-    return Model(text, offsets, targets, metas, infos)
-
-
-def words(values: list[int]) -> ctypes.Array[ctypes.c_uint64]:
-    return (ctypes.c_uint64 * len(values))(*values)
-
-
-def in_word(position: int) -> str:
-    return f"""
-  %node.at = getelementptr i64, ptr %state, i64 {position}
-  %node = load i64, ptr %node.at"""
-
-
-def counter_model(processes: int, top: int, width: int) -> Model:
-    """Each process counts from 0 to `top` in a byte of its own; the step of process p to the top
-    executes mark p; claim 0 is violated where process 0 is at the top."""
-    text = [
-        "define i64 @successors(ptr %state, ptr %out, ptr %meta, ptr %info) {",
-        "  store i64 0, ptr %info",
-        *(f"  %i{n} = getelementptr i64, ptr %info, i64 {n}\n  store i64 0, ptr %i{n}"
-          for n in (1, 2, 3)),
-        *(f"  %s{w}.at = getelementptr i64, ptr %state, i64 {w}\n  %s{w} = load i64, ptr %s{w}.at"
-          for w in range(width)),
-        "  br label %p0",
-    ]  # fmt: skip
-    for p in range(processes):
-        word, shift = p % width, 8 * (p // width)
-        many = "0" if p == 0 else f"%n{p}"
-        before = "" if p == 0 else f"  %n{p} = phi i64 [{many_before(p)}, %p{p - 1}], " \
-            f"[%more{p - 1}, %step{p - 1}]"  # fmt: skip
-        text += [
-            f"p{p}:", before,
-            f"  %v{p}.s = lshr i64 %s{word}, {shift}",
-            f"  %v{p} = and i64 %v{p}.s, 255",
-            f"  %can{p} = icmp ult i64 %v{p}, {top}",
-            f"  br i1 %can{p}, label %step{p}, label %p{p + 1}",
-            f"step{p}:",
-        ]  # fmt: skip
-        for w in range(width):
-            text += [
-                f"  %w{p}.{w} = add i64 %s{w}, {1 << shift if w == word else 0}",
-                f"  %k{p}.{w} = mul i64 {many}, {width}",
-                f"  %k{p}.{w}.n = add i64 %k{p}.{w}, {w}",
-                f"  %o{p}.{w} = getelementptr i64, ptr %out, i64 %k{p}.{w}.n",
-                f"  store i64 %w{p}.{w}, ptr %o{p}.{w}",
-            ]
-        text += [
-            f"  %m{p}.n = mul i64 {many}, 2",
-            f"  %m{p} = getelementptr i64, ptr %meta, i64 %m{p}.n",
-            f"  store i64 {p}, ptr %m{p}",
-            f"  %c{p} = getelementptr i64, ptr %m{p}, i64 1",
-            f"  %last{p} = icmp eq i64 %v{p}, {top - 1}",
-            f"  %mark{p} = select i1 %last{p}, i64 {1 << p}, i64 0",
-            f"  store i64 %mark{p}, ptr %c{p}",
-            f"  %more{p} = add i64 {many}, 1",
-            f"  br label %p{p + 1}",
-        ]
-    p = processes
-    text += [
-        f"p{p}:",
-        f"  %n = phi i64 [{many_before(p)}, %p{p - 1}], [%more{p - 1}, %step{p - 1}]",
-        "  %dead = icmp eq i64 %n, 0",
-        "  %dead.w = zext i1 %dead to i64",
-        "  store i64 %dead.w, ptr %i1",
-        f"  %bad = icmp eq i64 %v0, {top}",
-        "  %bad.w = zext i1 %bad to i64",
-        "  store i64 %bad.w, ptr %info",
-        "  ret i64 %n",
-        "}",
-    ]
-    return Model("\n".join(text))
-
-
-def many_before(p: int) -> str:
-    return "0" if p == 1 else f"%n{p - 1}"
-
-
-# Two successors for each state, without end: word 0 is a number in binary.
-TREE = """
-define i64 @successors(ptr %state, ptr %out, ptr %meta, ptr %info) {
-  %x = load i64, ptr %state
-  %left = mul i64 %x, 2
-  %right = or i64 %left, 1
-  %out1 = getelementptr i64, ptr %out, i64 1
-  store i64 %left, ptr %out
-  store i64 %right, ptr %out1
-  call void @llvm.memset.p0.i64(ptr %meta, i8 0, i64 32, i1 false)
-  call void @llvm.memset.p0.i64(ptr %info, i8 0, i64 32, i1 false)
-  ret i64 2
-}
-declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
-"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One cache for all of them, unless there is one: compiling takes seconds."""
-    yield core_cache.cache_directory()
 
 
 @pytest.fixture
 def divide_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_workers, "DIVIDE_STATES", 20)
     monkeypatch.setattr(search_workers, "DIVIDE_FRONTIER", 1)
+
+
+def explore(graph: Graph, *, threads: int = 1, stop_when: StopWhen | None = None) -> SearchResult:
+    model = graph_model(graph)
+    most = max(1, *map(len, graph.steps.values()))
+    return search(model.address, graph.initial, most, threads=threads, stop_when=stop_when)
+
+
+def assert_same(graph: Graph, result: SearchResult) -> None:
+    """A complete search found what breadth-first search in Python finds."""
+    depths = graph.depths()
+    indices = list(result.indices())
+    assert result.complete
+    assert result.stopped is None
+    assert result.unexpanded == 0
+    assert sorted(result.state(index) for index in indices) == sorted(depths)
+    assert result.states == len(depths)
+    assert result.edges == sum(len(graph.steps[state]) for state in depths)
+    assert result.depth == max(depths.values())
+    for index in indices[:: max(1, len(indices) // 50)]:
+        assert_path(graph, result, index, depths[result.state(index)])
+    assert_shallowest(graph, result, depths)
+
+
+def assert_path(graph: Graph, result: SearchResult, index: int, depth: int) -> None:
+    path = result.path(index)
+    assert len(path) == depth + 1
+    assert path[0] == graph.initial
+    assert path[-1] == result.state(index)
+    for state, after in itertools.pairwise(path):
+        assert after in [step.target for step in graph.steps[state]]
+
+
+def assert_shallowest(graph: Graph, result: SearchResult, depths: dict[State, int]) -> None:
+    claims: dict[int, int] = {}
+    marks: dict[int, int] = {}
+    dead = [depth for state, depth in depths.items() if graph.info_of(state)[1]]
+    for state, depth in depths.items():
+        for claim in bits(graph.info_of(state)[0]):
+            claims[claim] = min(depth, claims.get(claim, depth))
+        for step in graph.steps[state]:
+            for mark in bits(step.marks):
+                marks[mark] = min(depth, marks.get(mark, depth))
+    assert {c: depths[result.state(at)] for c, at in result.violated.items()} == claims
+    assert {mark: cover.depth for mark, cover in result.covered.items()} == marks
+    assert result.covers == sum(1 << mark for mark in marks)
+    for claim, at in result.violated.items():
+        assert graph.info[result.state(at)][0] >> claim & 1
+    for mark, cover in result.covered.items():
+        steps = graph.steps[result.state(cover.state)]
+        assert any(step.label == cover.label and step.marks >> mark & 1 for step in steps)
+    assert (result.deadlock is None) == (not dead)
+    if result.deadlock is not None:
+        assert depths[result.state(result.deadlock)] == min(dead)
+
+
+def bits(mask: int) -> list[int]:
+    return [bit for bit in range(64) if mask >> bit & 1]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.usefixtures("divide_early")
+def test_finds_what_plain_python_finds(width: int, threads: int) -> None:
+    for seed in range(6):
+        position = seed % width
+        graph = random_graph(seed, width, position)
+        assert_same(graph, explore(graph, threads=threads))
+
+
+@pytest.mark.usefixtures("divide_early")
+def test_small_batches_and_tables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_workers, "BATCH_ROOM", 1)
+    monkeypatch.setattr(search_memory, "FIRST_CAPACITY", 1)
+    for seed, threads in itertools.product(range(4), (1, 2, 5)):
+        graph = random_graph(seed, 2, 1, size=3000)
+        assert_same(graph, explore(graph, threads=threads))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_counts_counters(width: int) -> None:
+    result = search(counter_model(6, 5, width).address, [0] * width, 6)
+    assert (result.states, result.edges, result.depth) == (6**6, 6 * 5 * 6**5, 30)
+    assert result.deadlock is not None
+    assert len(result.path(result.deadlock)) == 31
+    assert len(result.path(result.violated[0])) == 6
+    assert {mark: cover.depth for mark, cover in result.covered.items()} == dict.fromkeys(
+        range(6), 4
+    )
+    assert {mark: cover.label for mark, cover in result.covered.items()} == {
+        mark: mark for mark in range(6)
+    }
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_tables_grow(threads: int) -> None:
+    result = search(counter_model(8, 5, 2).address, [0, 0], 8, threads=threads)
+    assert (result.states, result.edges, result.depth) == (6**8, 8 * 5 * 6**7, 40)
+    assert result.complete
+    assert len(result._parts) == threads  # large enough to be divided
+    distinct = {result.state(index) for index in itertools.islice(result.indices(), 0, None, 97)}
+    assert len(distinct) == -(-(6**8) // 97)
+    assert result.bytes_per_state < 8 * 2 + 4 + 14
+
+
+def test_a_token_ring_never_has_two_owners() -> None:
+    graph = token_ring(5)
+    result = explore(graph)
+    assert_same(graph, result)
+    assert result.violated == {}
+    assert result.depth > 5
+
+
+@pytest.mark.usefixtures("divide_early")
+def test_each_run_numbers_the_states_alike() -> None:
+    graph = random_graph(7, 2, 0, size=5000)
+    for threads in (1, 2, 3):
+        first, second = (explore(graph, threads=threads) for _ in range(2))
+        assert list(map(first.state, first.indices())) == list(map(second.state, second.indices()))
+        assert (first.violated, first.covered) == (second.violated, second.covered)
+
+
+def test_one_state_without_a_step() -> None:
+    graph = Graph((0,), 0, {(0,): []}, {(0,): (0, 1, 0, 0)})
+    result = explore(graph)
+    assert (result.states, result.edges, result.depth, result.deadlock) == (1, 0, 0, 0)
+    assert result.path(0) == [(0,)]
+    with pytest.raises(IndexError):
+        result.state(1)
+
+
+def test_words_may_be_signed_or_unsigned() -> None:
+    model = counter_model(1, 1, 1)
+    assert search(model.address, [-256], 1).state(0) == (2**64 - 256,)
+    assert search(model.address, [2**64 - 256], 1).state(1) == (2**64 - 255,)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("divide_early")
+def test_stops_when_decided(threads: int) -> None:
+    address = counter_model(8, 5, 2).address
+
+    def run(stop_when: StopWhen) -> SearchResult:
+        result = search(address, [0, 0], 8, threads=threads, stop_when=stop_when)
+        assert result.stopped == "decided"
+        assert not result.complete
+        assert 0 < result.unexpanded < result.states < 6**8
+        return result
+
+    assert len(run(StopWhen(claims=1)).path(0)) == 1
+    assert set(run(StopWhen(covers=0b110)).covered) >= {1, 2}
+    later = run(StopWhen(claims=1, covers=1))
+    sooner = run(StopWhen(claims=1 << 5, covers=1, any_of=True))
+    assert sooner.edges < later.edges
+    assert run(StopWhen(deadlock=True, covers=1, any_of=True)).edges == sooner.edges
+    # What never happens does not end a search.
+    assert search(address, [0, 0], 8, stop_when=StopWhen(claims=2)).complete
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.usefixtures("divide_early")
+def test_stops_at_a_shallowest_error(threads: int) -> None:
+    graph = random_graph(3, 2, 1, size=2000)
+    depths = graph.depths()
+    erring = [state for state in depths if depths[state] in (6, 7)]
+    graph.info.update(dict.fromkeys(erring, (0, 0, 17, 42)))
+    result = explore(graph, threads=threads)
+    assert result.stopped == "error"
+    assert not result.complete
+    assert result.error is not None
+    assert (result.error.site, result.error.label) == (17, 42)
+    assert len(result.path(result.error.state)) == 7
+    assert result.states < len(depths)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_keeps_what_fits_into_the_memory(threads: int) -> None:
+    limit = 8 << 20
+    address = counter_model(12, 5, 3).address
+    result = search(address, [0] * 3, 12, threads=threads, memory_limit_bytes=limit)
+    assert result.stopped == "memory"
+    assert not result.complete
+    assert limit // 2 < result.states * result.bytes_per_state < limit
+    last = max(result.indices(), key=lambda index: sum_of_bytes(result.state(index)))
+    path = result.path(last)
+    assert [sum_of_bytes(state) for state in path] == list(range(len(path)))
+    assert len(path) == result.depth + 1
+
+
+def sum_of_bytes(state: State) -> int:
+    return sum(sum(word.to_bytes(8, "little")) for word in state)
+
+
+def test_stops_before_indices_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_memory, "INDEX_LIMIT", 5000)
+    result = search(counter_model(12, 5, 3).address, [0] * 3, 12)
+    assert result.stopped == "indices"
+    assert 2000 < result.states <= 5000
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_keeps_what_was_found(threads: int) -> None:
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    model = tree_model()
+    timer.start()
+    result = search(model.address, [1], 2, threads=threads, memory_limit_bytes=4 << 30)
+    timer.join()
+    assert result.stopped == "interrupted"
+    assert result.states > 10_000
+    deepest = max(itertools.islice(result.indices(), 0, None, 1001), key=result.state)
+    path = [state for (state,) in result.path(deepest)]
+    assert path == [path[-1] >> n for n in reversed(range(len(path)))]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_reports_progress(threads: int) -> None:
+    seen: list[Progress] = []
+    model = tree_model()
+    result = search(
+        model.address, [1], 2, threads=threads, memory_limit_bytes=300 << 20, progress=seen.append
+    )
+    assert seen
+    assert [each.states for each in seen] == sorted(each.states for each in seen)
+    assert all(b.seconds - a.seconds >= 0.1 for a, b in itertools.pairwise(seen))
+    assert all(0 < each.frontier <= each.states <= result.states for each in seen)
+    assert all(each.rate > 0 and each.depth <= result.depth for each in seen)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("divide_early")
+def test_a_model_must_keep_to_what_it_declares(threads: int) -> None:
+    graph = random_graph(1, 1, 0)
+    model = graph_model(graph)
+    kind = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 4)
+
+    @kind
+    def lies(state: int, out: int, meta: int, info: int) -> int:
+        number = ctypes.c_uint64.from_address(state).value
+        many = int(kind(model.address)(state, out, meta, info))
+        return many if number < 300 else 9
+
+    address = ctypes.cast(lies, ctypes.c_void_p).value
+    assert address is not None
+    with pytest.raises(RuntimeError, match="max_successors = 3"):
+        search(address, graph.initial, 3, threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("address", "initial", "most", "threads", "complaint"),
+    [
+        (0, [0], 1, 1, "no address"),
+        (1, [], 1, 1, "at least one word"),
+        (1, [0], 0, 1, "max_successors = 0"),
+        (1, [0], 1, 0, "threads = 0"),
+        (1, [0], 1, 63, "threads = 63"),
+    ],
+)
+def test_says_what_is_wrong_with_the_arguments(
+    address: int, initial: list[int], most: int, threads: int, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        search(address, initial, most, threads=threads)
+
+
+def test_a_warm_start_does_not_import_numba() -> None:
+    core_cache.search_core(2)  # in the cache from here on
+    code = (
+        "import sys\n"
+        "from mmuwitness.explore import core_cache, search\n"
+        "core_cache.search_core(2)\n"
+        "print([name for name in ('numba', 'numpy') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_cache_trusts_no_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMUWITNESS_CACHE", str(tmp_path / "cache"))
+    made = iter((b"first", b"second"))
+    assert core_cache.cached("thing", ["a", "b"], lambda: next(made)) == b"first"
+    assert core_cache.cached("thing", ["a", "b"], lambda: next(made)) == b"first"
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    assert core_cache.cached("thing", ["a", "b"], lambda: next(made)) == b"second"
+    assert core_cache.cached("thing", ["ab"], lambda: b"other") == b"other"
+
+
+def test_a_cache_that_cannot_be_written_is_only_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MMUWITNESS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.warns(RuntimeWarning, match="MMUWITNESS_CACHE"):
+        assert core_cache.cached("thing", ["a"], lambda: b"made") == b"made"

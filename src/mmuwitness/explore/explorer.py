@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from mmuwitness.explore.programs import Compiled, compiled_program
+from mmuwitness.explore.programs import MERGED, Compiled, Folding, compiled_program
 from mmuwitness.explore.search import Progress, SearchResult, search
 from mmuwitness.model.claims import CLAIMS, Claim
 from mmuwitness.model.era import Era
@@ -18,16 +18,14 @@ MEMORY_LIMIT_BYTES = 8 << 30
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule: (process, choice) of each step.
-
-    claims: the program was folded with its claims; without, nobody observes the state and some
-    steps are longer."""
+    """A schedule: (process, choice) of each step.  How the program is folded decides what a step
+    is: without claims nobody observes the state, and some steps are longer."""
 
     scenario: str
     era: str
     arch: str
     steps: tuple[tuple[int, int], ...]
-    claims: bool = True
+    folding: Folding = MERGED
 
 
 @dataclass
@@ -37,6 +35,7 @@ class Exploration:
     scenario: Scenario
     era: Era
     arch: str
+    folding: Folding
     compiled: Compiled
     result: SearchResult
     native: NativeProgram
@@ -78,8 +77,7 @@ class Exploration:
         """A shortest schedule from the initial state to the one of that index."""
         words = self.result.path(index)
         steps = tuple(self.label(a, b) for a, b in pairwise(words))
-        claims = bool(self.compiled.claims)
-        return Schedule(self.scenario.name, str(self.era), self.arch, steps, claims)
+        return Schedule(self.scenario.name, str(self.era), self.arch, steps, self.folding)
 
     def schedule_to_mark(self, mark: str) -> Schedule:
         """A shortest schedule whose last step executes the mark."""
@@ -106,15 +104,13 @@ def explore(
     era: Era,
     arch: str,
     *,
-    claims: bool = True,
+    folding: Folding = MERGED,
     threads: int = 1,
-    thorough: bool = False,
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     progress: Callable[[Progress], None] | None = None,
 ) -> Exploration:
-    """Every state of a scenario, with its `always` claims evaluated or only marks looked for; see
-    `SearchResult.stopped` for why a search ended early."""
-    compiled, code = compiled_program(scenario, era, arch, claims, thorough)
+    """Every state of a scenario; see `SearchResult.stopped` for why a search ended early."""
+    compiled, code = compiled_program(scenario, era, arch, folding)
     native = NativeProgram(code)
     result = search(
         native.address,
@@ -124,4 +120,4 @@ def explore(
         memory_limit_bytes=memory_limit_bytes,
         progress=progress,
     )
-    return Exploration(scenario, era, arch, compiled, result, native)
+    return Exploration(scenario, era, arch, folding, compiled, result, native)

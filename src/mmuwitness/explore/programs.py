@@ -34,6 +34,7 @@ class Compiled:
     initial: list[int]
     successors_max: int
     processes: list[str]
+    fields: list[str]
     errors: list[str]
 
 
@@ -47,8 +48,23 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def index_path(scenario: Scenario, arch: str, claims: bool, thorough: bool) -> Path:
-    key = f"{sources_digest()} {scenario.name} {scenario.sizes} {arch} {thorough} {claims}"
+@dataclass(frozen=True)
+class Folding:
+    """How a scenario is folded and compiled.
+
+    claims: with its claims, or for its marks only.  every: each shared access is a step.
+    thorough: slower to compile, twice as fast to run."""
+
+    claims: bool = True
+    every: bool = False
+    thorough: bool = False
+
+
+MERGED = Folding()
+
+
+def index_path(scenario: Scenario, arch: str, how: Folding) -> Path:
+    key = f"{sources_digest()} {scenario.name} {scenario.sizes} {arch} {how}"
     return cache_directory() / f"program-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
@@ -73,39 +89,34 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def fold_scenario(
-    scenario: Scenario,
-    era: Era,
-    arch: str,
-    claims: bool = True,
-    every: bool = False,
+    scenario: Scenario, era: Era, arch: str, claims: bool = True, every: bool = False
 ) -> Program:
     """The folded program of a scenario, for those who need its text: replay, timelines."""
     return fold(scenario.host(era, find_arch(arch), claims), every)
 
 
 def compiled_program(
-    scenario: Scenario, era: Era, arch: str, claims: bool, thorough: bool = False
+    scenario: Scenario, era: Era, arch: str, how: Folding
 ) -> tuple[Compiled, bytes]:
     """The program of a scenario on a kernel and its object code, from the cache if it is there."""
-    path = index_path(scenario, arch, claims, thorough)
+    path = index_path(scenario, arch, how)
     kernel_arch = find_arch(arch).kernel_arch
-    entries = read_index(path)
-    for entry in entries:
+    for entry in read_index(path):
         if all(era.has(name, kernel_arch) == value for name, value in entry.features.items()):
             try:
-                return entry, object_path(entry.digest, thorough).read_bytes()
+                return entry, object_path(entry.digest, how).read_bytes()
             except OSError:
                 break
-    program = fold_scenario(scenario, era, arch, claims)
+    program = fold_scenario(scenario, era, arch, how.claims, how.every)
     made = describe(program, era, kernel_arch)
-    code = compile_ir(program.lowered.text, thorough)
-    write_file(object_path(made.digest, thorough), code)
+    code = compile_ir(program.lowered.text, how.thorough)
+    write_file(object_path(made.digest, how), code)
     write_file(path, json.dumps([asdict(e) for e in [*read_index(path), made]]).encode())
     return made, code
 
 
-def object_path(digest: str, thorough: bool) -> Path:
-    key = f"{sources_digest()} {digest} {thorough}"
+def object_path(digest: str, how: Folding) -> Path:
+    key = f"{sources_digest()} {digest} {how.thorough}"
     return cache_directory() / f"object-{hashlib.sha256(key.encode()).hexdigest()[:32]}.o"
 
 
@@ -118,5 +129,13 @@ def describe(program: Program, era: Era, kernel_arch: str) -> Compiled:
         program.initial,
         program.lowered.successors_max,
         [each.process.name for each in program.steps],
+        sorted(
+            {
+                op.field.key
+                for s in program.steps
+                for _, _, op in s.process.ops()
+                if op.field is not None
+            }
+        ),
         [f"{site.where}: {site.message}" for site in program.lowered.errors],
     )

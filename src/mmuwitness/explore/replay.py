@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from typing import Any
 
 from mmuwitness.model.primitives import FeatureNames
 from mmuwitness.model.state import LockState, RangeError, SequenceState, SnapshotValue
-from mmuwitness.process.ir import Context, Reg, Site
+from mmuwitness.process.ir import Context, Reg
 from mmuwitness.process.language import qualified_name
 from mmuwitness.process.layout import Layout, codes_of
 from mmuwitness.process.program import Program
@@ -37,15 +38,67 @@ class HostFeatures:
         return self._has(name)
 
 
+class Twins:
+    """The generator functions of one program: what its model functions are replayed by.
+
+    They are shared by all replays of the program, so `_mw` stands for whichever process runs."""
+
+    def __init__(self, program: Program) -> None:
+        self.overrides = program.host.overrides
+        self.features = HostFeatures(program.host.has_feature)
+        boundaries = [b for each in program.steps for b in each.boundaries]
+        self.places: dict[types.FunctionType, set[int]] = {}
+        for boundary in boundaries:
+            if boundary.site and boundary.op:
+                here = self.places.setdefault(boundary.op.source.function, set())
+                here.add(boundary.site.number)
+        self.sites = [
+            {(b.site.context, b.site.number): b for b in each.boundaries if b.site}
+            for each in program.steps
+        ]
+        self.numbers = {number for sites in self.sites for _, number in sites}
+        self.current: ReplayProcess | None = None
+        self.made: dict[types.FunctionType, Callable[..., Any]] = {}
+        self.scopes: dict[int, dict[str, Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.current, name)
+
+    def twin(self, function: types.FunctionType) -> Callable[..., Any]:
+        """The generator function that replays `function`, under the host's overrides."""
+        if function not in self.made:
+            chosen = self.overrides.get(qualified_name(function), function)
+            scope = self.scope_of(chosen.__globals__)
+            code = generator_code(chosen, frozenset(self.places.get(chosen, ())))
+            made = types.FunctionType(code, scope, chosen.__name__, chosen.__defaults__)
+            self.made[function] = made
+        return self.made[function]
+
+    def scope_of(self, names: dict[str, Any]) -> dict[str, Any]:
+        """A module's globals, with the host's features and the runtime in them."""
+        if id(names) not in self.scopes:
+            scope = {
+                n: self.features if isinstance(v, FeatureNames) else v for n, v in names.items()
+            }
+            self.scopes[id(names)] = scope | {"_mw": self}
+        return self.scopes[id(names)]
+
+
+@cache
+def twins_of(program: Program) -> Twins:
+    return Twins(program)
+
+
 class ReplayProcess:
     """One process as a generator, and the runtime (`_mw`) that its functions call."""
 
     def __init__(self, replay: Replay, pid: int) -> None:
         self.replay, self.pid = replay, pid
+        self.twins = twins_of(replay.program)
         self.steps = replay.program.steps[pid]
         self.stack: list[tuple[int, int]] = []
         self.frames: dict[Context, Any] = {}
-        self.sites = self.steps.by_site
+        self.sites = self.twins.sites[pid]
         self.pc = 0
         self.choices = 0
         self.waits_for = 0
@@ -64,15 +117,17 @@ class ReplayProcess:
     def run(self, send: int | None) -> bool:
         """Go on to the next boundary; False if the step is disabled (nothing has changed)."""
         self.waits_for = 0
+        self.twins.current = self
         try:
             value = self.generator.send(send)
             while True:
                 if value is BLOCKED:
                     return False
-                boundary = self.sites.get(Site(tuple(self.stack), value))
-                if boundary is not None:
-                    self.pc = boundary.pc
-                    return True
+                if value in self.twins.numbers:
+                    boundary = self.sites.get((tuple(self.stack), value))
+                    if boundary is not None:
+                        self.pc = boundary.pc
+                        return True
                 value = self.generator.send(None)
         except StopIteration:
             self.pc = self.steps.done
@@ -99,7 +154,7 @@ class ReplayProcess:
         if number >= 0:
             self.stack.append((number, -1))
         context = tuple(self.stack)
-        generator = self.replay.twin(function, self)(*arguments, **keywords)
+        generator = self.twins.twin(function)(*arguments, **keywords)
         outer = self.frames.get(context)
         self.frames[context] = generator
         result = yield from generator
@@ -192,20 +247,8 @@ class Replay:
         self.program, self.host = program, make_host()
         self.covered: set[str] = set()
         self.traced: list[tuple[int, str, tuple[Any, ...]]] = []
-        self.features = HostFeatures(self.host.has_feature)
         count = len(self.host.processes)
         self.processes = [ReplayProcess(self, pid) for pid in range(count)]
-
-    def twin(self, function: types.FunctionType, process: ReplayProcess) -> Callable[..., Any]:
-        """The generator function that replays `function`, under the host's overrides."""
-        function = self.host.overrides.get(qualified_name(function), function)
-        scope = dict(function.__globals__)
-        for name, value in scope.items():
-            if isinstance(value, FeatureNames):
-                scope[name] = self.features
-        scope["_mw"] = process
-        code = generator_code(function)
-        return types.FunctionType(code, scope, function.__name__, function.__defaults__)
 
     def step(self, pid: int, choice: int) -> bool:
         """One step of a process; False if it is disabled.  ModelError if the model goes wrong."""

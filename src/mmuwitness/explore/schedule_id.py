@@ -2,7 +2,8 @@
 
 `ksm/v6.1/arm64/1.0b.1x3` is scenario, kernel, architecture and the steps: the number of the
 process, a letter for its choice (b: 1, c: 2 ...; none: 0), xN if the step is taken N times.  The
-kernel may carry changes: `v6.1,-change_pte_bracketed`.  `arm64:marks` is a program without claims.
+kernel may carry changes: `v6.1,-change_pte_bracketed`.  `arm64:marks` is a program without
+claims, `arm64:every` one in which each shared access is a step.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import re
 from itertools import groupby
 
 from mmuwitness.explore.explorer import Schedule
+from mmuwitness.explore.programs import Folding
 
-MARKS_ONLY = ":marks"
+SUFFIXES = {(True, False): "", (False, False): ":marks", (True, True): ":every"}
 STEP = re.compile(r"^(\d+)([b-z]?)(?:x(\d+))?$")
 
 
@@ -27,7 +29,7 @@ def format_schedule(schedule: Schedule) -> str:
         letter = chr(ord("a") + choice) if choice else ""
         parts.append(f"{pid}{letter}" + (f"x{count}" if count > 1 else ""))
     era = schedule.era.replace(" ", ",")
-    arch = schedule.arch + ("" if schedule.claims else MARKS_ONLY)
+    arch = schedule.arch + SUFFIXES[schedule.folding.claims, schedule.folding.every]
     return "/".join([schedule.scenario, era, arch, ".".join(parts)])
 
 
@@ -44,5 +46,10 @@ def parse_schedule(text: str) -> Schedule:
         pid, letter, count = match.groups()
         choice = ord(letter) - ord("a") if letter else 0
         steps += [(int(pid), choice)] * int(count or 1)
-    arch = parts[2].removesuffix(MARKS_ONLY)
-    return Schedule(parts[0], parts[1].replace(",", " "), arch, tuple(steps), arch == parts[2])
+    arch, _, how = parts[2].partition(":")
+    foldings = {suffix: key for key, suffix in SUFFIXES.items()}
+    if (how and f":{how}") not in foldings:
+        raise BadSchedule(f"{how!r} is no way to fold: marks or every")
+    claims, every = foldings[how and f":{how}"]
+    folding = Folding(claims=claims, every=every)
+    return Schedule(parts[0], parts[1].replace(",", " "), arch, tuple(steps), folding)

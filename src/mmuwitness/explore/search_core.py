@@ -44,6 +44,7 @@ from mmuwitness.explore.search_memory import (
 from mmuwitness.explore.search_table import NATIVE, absorb, deal, enter, hash_of, part_of
 from mmuwitness.explore.search_words import (
     call_model,
+    drop_lowest_bit,
     load,
     load_acquire,
     lowest_bit,
@@ -53,15 +54,13 @@ from mmuwitness.explore.search_words import (
     store_release,
 )
 
-SPINS = 3000  # looks at another worker's counter before the driver is asked to sleep
-
 SUCCESSORS, MAX_SUCCESSORS, META, INFO, OUT = offsets("successors max_successors meta info out")
 STATES, COUNT, CAPACITY, NEEDED = offsets("states count capacity needed")
 HEAD, EDGES, DEPTH, LEVEL_START, LEVEL_END, LEVEL_SENT, LEVEL_DONE, LEVEL_EXPANDED = offsets(
     "head edges depth level_start level_end level_sent level_done level_expanded"
 )
-DIVIDE_STATES, DIVIDE_FRONTIER, PART, PARTS, TURN = offsets(
-    "divide_states divide_frontier part parts turn"
+DIVIDE_STATES, DIVIDE_FRONTIER, PART, PARTS, TURN, PATIENCE = offsets(
+    "divide_states divide_frontier part parts turn patience"
 )
 OUTBOXES, BOARD, RING, BATCH_BYTES, BATCH_ROOM, SECTION_BYTES = offsets(
     "outboxes board ring batch_bytes batch_room section_bytes"
@@ -96,7 +95,7 @@ def note_state(worker, state, info):
         bit = lowest_bit(left)
         store(worker + CLAIM_STATE + 8 * bit, state)
         store(worker + CLAIM_DEPTH + 8 * bit, depth)
-        left &= left - 1
+        left = drop_lowest_bit(left)
     if load(info + 8) != 0 and load(worker + DEADLOCK) == 0:
         store(worker + DEADLOCK, int64(1))
         store(worker + DEADLOCK_STATE, state)
@@ -121,7 +120,7 @@ def note_covers(worker, state, label, marks):
         store(worker + COVER_STATE + 8 * bit, state)
         store(worker + COVER_LABEL + 8 * bit, label)
         store(worker + COVER_DEPTH + 8 * bit, load(worker + DEPTH))
-        marks &= marks - 1
+        marks = drop_lowest_bit(marks)
 
 
 @njit(**NATIVE)
@@ -188,11 +187,12 @@ def taken_at(worker, taker, maker):
 def slot_is_free(worker, produced):
     """True once every worker has consumed the batch which the next one will overwrite."""
     part, oldest = load(worker + PART), produced - load(worker + RING)
+    patience = load(worker + PATIENCE)
     for taker in range(load(worker + PARTS)):
         spins = 0
         while load_acquire(taken_at(worker, taker, part)) <= oldest:
             spins += 1
-            if spins > SPINS:
+            if spins > patience:
                 return False
             pause()
     return True
@@ -201,10 +201,10 @@ def slot_is_free(worker, produced):
 @njit(**NATIVE)
 def batch_is_there(worker, maker, taken):
     """True once `maker` has published its batch number `taken`."""
-    spins = 0
+    spins, patience = 0, load(worker + PATIENCE)
     while load_acquire(load(worker + BOARD) + LINE_BYTES * maker) <= taken:
         spins += 1
-        if spins > SPINS:
+        if spins > patience:
             return False
         pause()
     return True

@@ -70,6 +70,7 @@ class Worker(ctypes.Structure):
     part: int  # number of this worker; global index = index in the part * parts + part
     parts: int
     turn: int  # whose batch is consumed next
+    patience: int  # looks at another worker's counter before the loop comes back WAITING
     outboxes: int  # addresses, one for each worker
     board: int  # counters of batches produced and consumed, each in a cache line of its own
     ring: int  # batches in an outbox
@@ -103,6 +104,10 @@ class Worker(ctypes.Structure):
         (name, ctypes.c_int64 * 64 if "Array" in kind else ctypes.c_int64)
         for name, kind in __annotations__.items()
     ]
+
+    def position(self) -> tuple[int, ...]:
+        """Changes with every move the worker makes."""
+        return self.head, self.count, self.turn, self.depth
 
     def deepest(self) -> int:
         """Depth of the deepest state that this worker knows to exist."""

@@ -21,6 +21,7 @@ from mmuwitness.explore.search_memory import (
     offsets,
 )
 from mmuwitness.explore.search_words import (
+    drop_lowest_bit,
     load,
     load_half,
     lowest_bit,
@@ -92,7 +93,7 @@ def add_state(state, parent, value, count, states, parents, buckets, bucket_coun
             known = load_half(at + SLOTS_AT + 4 * lowest_bit(matches))
             if same(states + known * 8 * width, state, width):
                 return count
-            matches &= matches - 1
+            matches = drop_lowest_bit(matches)
         free = tag_matches(at, int64(0))
         if free != 0:
             slot = lowest_bit(free)

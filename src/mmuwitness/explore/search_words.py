@@ -1,7 +1,7 @@
 """The few machine operations that the search loop needs and that Python has no words for.
 
 Each is a numba intrinsic on int64 words and addresses: no arrays, no bounds, no run time. They
-are as unsafe as they look; search_core says why each use of them is in bounds.
+are as unsafe as they look; search_core says why each use of them is in bounds. Little-endian only.
 """
 # mypy: ignore-errors
 # (numba infers these types itself, and knows its intrinsics where mypy does not)
@@ -189,5 +189,16 @@ def lowest_bit(_typing, word):
 
     def emit(_context, builder, _signature, args):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return int64(int64), emit
+
+
+@intrinsic
+def drop_lowest_bit(_typing, word):
+    """Clear the lowest set bit. Not `word & (word - 1)`: numba promises LLVM that its own
+    subtraction never overflows, and with bit 63 alone this one does."""
+
+    def emit(_context, builder, _signature, args):
+        return builder.and_(args[0], builder.sub(args[0], _WORD(1)))
 
     return int64(int64), emit

@@ -31,7 +31,9 @@ BATCH_ROOM = 2048  # successors: a batch stays in the second-level cache
 RING = 4  # batches in an outbox, if there is anyone to wait for
 FIRST_BUDGET = 1 << 14  # states and edges of the first call of the loop
 CALL_SECONDS = 0.02  # aimed at by the later ones; Ctrl-C waits about as long
-SLEEP_SECONDS = 50e-6  # of a worker that waits for another
+PATIENCE = 3000  # looks, or a few ten microseconds, that a worker waits for another before it
+SLEEP_SECONDS = 50e-6  # sleeps: so long at first, doubled while nothing comes, up to
+SLEEP_SECONDS_MAX = 1e-3  # this; the other one may need this processor
 REPORT_SECONDS = 0.1
 MASK = (1 << 64) - 1
 
@@ -81,6 +83,8 @@ class Workers:
         self.stopped: str | None = None  # "memory", "indices" or "interrupted"
         self._halt = False
         self._failure: BaseException | None = None
+        self._begun: list[Part] = []  # by threads; appended to by these
+        self._ended: list[Part] = []
         self.parts = self._employ(1)
         lone = self.parts[0]
         with lone.states.words("Q") as words, lone.parents.words("I") as parents:
@@ -114,6 +118,7 @@ class Workers:
                 successors=request.successors, max_successors=most,
                 candidates=candidates, meta=meta, info=info, out=info + 8 * 4,
                 part=number, parts=parts, outboxes=board.address + counters, board=board.address,
+                patience=PATIENCE,
                 ring=ring, batch_bytes=batch, batch_room=room, section_bytes=section,
                 want_claims=request.stop_when.claims, want_covers=request.stop_when.covers,
                 want_deadlock=request.stop_when.deadlock, want_any=request.stop_when.any_of,
@@ -140,11 +145,25 @@ class Workers:
                 self._drive(lone, self._report)
         except KeyboardInterrupt:
             self.stopped = "interrupted"
+        finally:
+            self._halt = True
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the threads, whatever the user types: they use our memory. Not by join(): in
+        Python 3.11 an interrupted join() takes a running thread for one that has ended. A thread
+        that has not begun finds the halt and touches nothing."""
+        while len(self._ended) < len(self._begun):
+            try:
+                time.sleep(SLEEP_SECONDS)
+            except KeyboardInterrupt:
+                continue
 
     def _drive(self, part: Part, report: Callable[[], None] | None) -> Status:
         """Let one worker run to its end, or until all are told to halt."""
-        budget = FIRST_BUDGET
+        worker, budget, sleep = part.worker, FIRST_BUDGET, SLEEP_SECONDS
         while not self._halt:
+            before = worker.position()
             start = time.perf_counter()
             status = Status(self.core.run(part.address, budget))
             seconds = time.perf_counter() - start
@@ -154,7 +173,10 @@ class Workers:
             elif status == Status.WAITING and part.nearly_full():
                 part.make_room()  # likely what the other does too: better now than in turns
             elif status == Status.WAITING:
-                time.sleep(SLEEP_SECONDS)
+                idle = worker.position() == before
+                worker.patience = 1 if idle else PATIENCE
+                sleep = min(2 * sleep, SLEEP_SECONDS_MAX) if idle else SLEEP_SECONDS
+                time.sleep(sleep)
             elif status == Status.NO_ROOM:
                 if reason := part.make_room():
                     self.stopped, self._halt = reason, True
@@ -201,26 +223,24 @@ class Workers:
 
     def _drive_all(self) -> None:
         """Let all workers run, each on a thread of its own; this one reports and hears Ctrl-C."""
+        bell = threading.Event()
 
         def work(part: Part) -> None:
+            self._begun.append(part)
             try:
                 self._drive(part, None)
             except BaseException as error:
                 self._failure, self._halt = error, True
+            finally:
+                self._ended.append(part)
+                bell.set()
 
-        threads = [threading.Thread(target=work, args=(part,)) for part in self.parts]
-        try:
-            for thread in threads:
-                thread.start()
-            while any(thread.is_alive() for thread in threads):
-                for thread in threads:
-                    thread.join(CALL_SECONDS)
-                self._report()
-        except BaseException:
-            self._halt = True
-            raise
-        finally:
-            _join(threads)
+        for part in self.parts:
+            threading.Thread(target=work, args=(part,)).start()
+        while len(self._ended) < len(self.parts):
+            bell.wait(CALL_SECONDS)
+            bell.clear()
+            self._report()
         if self._failure is not None:
             raise self._failure
 
@@ -236,16 +256,6 @@ class Workers:
         frontier = sum(worker.count - worker.head for worker in workers)
         depth = max(worker.deepest() for worker in workers)
         progress(Progress(states, edges, frontier, depth, now - self.began, rate))
-
-
-def _join(threads: list[threading.Thread]) -> None:
-    """Wait for threads that are told to halt, whatever the user types: they use our memory."""
-    for thread in threads:
-        while thread.is_alive():
-            try:
-                thread.join()
-            except KeyboardInterrupt:
-                continue
 
 
 def _keep_findings(old: Worker, new: Worker, names: memoryview) -> None:

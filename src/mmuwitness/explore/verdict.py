@@ -14,18 +14,23 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from mmuwitness.explore.explorer import Exploration, Schedule, explore
+from mmuwitness.explore.programs import Folding
 from mmuwitness.model.claims import CLAIMS
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import ARCHES, find_arch
 from mmuwitness.model.releases import RELEASES
 from mmuwitness.model.scenarios import SCENARIOS
+from mmuwitness.process.program import uncollected
 
-QUESTION = ("ksm", "ksm_alone", "unmerge", "uprobe")
-"""The scenarios that call change_pte: KSM's two windows and the guest's COW, with a neighbour in
-the gfn's last-level table page and alone; COW broken by the host; uprobes."""
+QUESTION = ("ksm", "unmerge", "uprobe")
+"""The scenarios that call change_pte: KSM's two windows and the guest's COW; COW broken by the
+host; uprobes.  In each a neighbour keeps the gfn's last-level table page."""
 
-Task = tuple[str, str, tuple[Era, ...]]
-"""A scenario, an architecture, and the kernels to explore it on."""
+ALONE, TABLE = "ksm_alone", "KVM.table"
+"""The scenario without a neighbour: asked where the architecture looks at table pages."""
+
+Task = tuple[str, tuple[Era, ...]]
+"""An architecture, and the kernels to explore it on."""
 
 EFFECTS = ("changes", "installs_read_only", "installs_writable", "zaps", "flushes", "warns")
 
@@ -41,6 +46,7 @@ class ProgramResult:
     depth: int
     complete: bool
     features: tuple[str, ...]
+    fields: tuple[str, ...]
     effects: dict[str, Schedule]
 
 
@@ -69,7 +75,9 @@ class Cell:
     def needs_table(self) -> tuple[str, ...]:
         """Effects reached where a neighbour keeps the gfn's table page, and not where none does."""
         by_name = {p.scenario: p for p in self.programs}
-        shared, alone = by_name["ksm"].effects, by_name["ksm_alone"].effects
+        if ALONE not in by_name:
+            return ()
+        shared, alone = by_name["ksm"].effects, by_name[ALONE].effects
         return tuple(e for e in EFFECTS if e in shared and e not in alone)
 
     def witness(self, effect: str) -> Schedule:
@@ -108,13 +116,23 @@ def summary(found: Exploration) -> ProgramResult:
         result.depth,
         result.complete,
         tuple(found.compiled.features),
+        tuple(found.compiled.fields),
         effects,
     )
 
 
-def explore_eras(task: Task) -> list[ProgramResult]:
-    """One scenario on one architecture, on each of some kernels: explored once per program."""
-    scenario, arch, eras = task
+def explore_arch(task: Task) -> list[list[ProgramResult]]:
+    """One architecture: for each kernel the results of all scenarios."""
+    arch, eras = task
+    with uncollected():
+        by_scenario = [explore_eras(scenario, arch, eras) for scenario in QUESTION]
+        if any(TABLE in result.fields for result in by_scenario[0]):
+            by_scenario.append(explore_eras(ALONE, arch, eras))
+    return [list(results) for results in zip(*by_scenario, strict=True)]
+
+
+def explore_eras(scenario: str, arch: str, eras: Sequence[Era]) -> list[ProgramResult]:
+    """One scenario on each of some kernels: explored once per program."""
     kernel_arch = find_arch(arch).kernel_arch
     known: list[tuple[dict[str, bool], ProgramResult]] = []
     by_digest: dict[str, ProgramResult] = {}
@@ -125,10 +143,8 @@ def explore_eras(task: Task) -> list[ProgramResult]:
                 results.append(result)
                 break
         else:
-            found = explore(SCENARIOS[scenario], era, arch, claims=False)
-            if found.compiled.digest not in by_digest:
-                by_digest[found.compiled.digest] = summary(found)
-            result = by_digest[found.compiled.digest]
+            found = explore(SCENARIOS[scenario], era, arch, folding=Folding(claims=False))
+            result = by_digest.setdefault(found.compiled.digest, summary(found))
             known.append((found.compiled.features, result))
             results.append(result)
     return results
@@ -146,28 +162,29 @@ def verdict_change_pte(
         for arch in (arches or ARCHES)
         for era in eras
     }
-    asked = {
-        arch: tuple(e for e in eras if not cells[arch, str(e)].absent)
-        for arch in (arches or ARCHES)
-    }
-    tasks = [(s, arch, asked[arch]) for arch in asked for s in QUESTION if asked[arch]]
+    tasks = []
+    for arch in arches or ARCHES:
+        asked = tuple(e for e in eras if not cells[arch, str(e)].absent)
+        if asked:
+            tasks.append((arch, asked))
+    tasks.sort(key=lambda task: -len(task[1]))
     for number, (task, results) in enumerate(zip(tasks, run(tasks), strict=True), 1):
-        for era, result in zip(task[2], results, strict=True):
-            cells[task[1], str(era)].programs.append(result)
+        for era, programs in zip(task[1], results, strict=True):
+            cells[task[0], str(era)].programs = programs
         if progress:
             progress(number, len(tasks))
     return list(cells.values())
 
 
-def run(tasks: Sequence[Task]) -> Iterator[list[ProgramResult]]:
+def run(tasks: Sequence[Task]) -> Iterator[list[list[ProgramResult]]]:
     """Results in the order of the tasks, from as many processes as there are processors."""
     workers = min(os.cpu_count() or 1, len(tasks))
     if workers <= 1 or "fork" not in multiprocessing.get_all_start_methods():
-        yield from map(explore_eras, tasks)
+        yield from map(explore_arch, tasks)
         return
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(explore_eras, tasks)
+        yield from pool.map(explore_arch, tasks)
 
 
 def spans(cells: Sequence[Cell]) -> list[list[Cell]]:

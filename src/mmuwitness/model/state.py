@@ -335,6 +335,10 @@ class Local:
             setattr(self, name, value)
 
 
+def saved(cells: dict[str, Any]) -> dict[str, Any]:
+    return {n: list(c.items) if isinstance(c, Cells) else c for n, c in cells.items()}
+
+
 class World:
     """Every struct instance of one host, and the sizes that bound them."""
 
@@ -350,6 +354,21 @@ class World:
         for index in range(count):
             made.append(cls(self, index, **constants))
         return made
+
+    def checkpoint(self) -> list[dict[str, Any]]:
+        """The state of every instance, to be given to `restore`.  No lock may be held."""
+        return [saved(made.cells) for each in self._instances.values() for made in each]
+
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        made = (made for each in self._instances.values() for made in each)
+        for instance, cells in zip(made, states, strict=True):
+            for name, field in instance.fields.items():
+                if isinstance(field.kind, Lock | Sequence):
+                    instance.cells[name] = instance.fresh_cell(field)
+                elif field.array is None:
+                    instance.cells[name] = cells[name]
+                else:
+                    instance.cells[name].items = list(cells[name])
 
     def instances(self, struct: str) -> list[Any]:
         return self._instances[struct]

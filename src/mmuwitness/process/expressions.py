@@ -73,8 +73,8 @@ class Expressions:
         return Site(self.frame.context, node.number * 16 + sub)  # type: ignore[attr-defined]
 
     def emit(self, code: str, node: ast.AST, **parts: Any) -> Op:
-        op = Op(code, self.frame.source.location(node), **parts)
-        op.region, op.ghost = self.frame.region, parts.get("ghost", False)
+        op = Op(code, self.frame.source, node, **parts)
+        op.region = self.frame.region
         self.block.ops.append(op)
         return op
 

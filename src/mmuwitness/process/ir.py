@@ -6,12 +6,14 @@ generator's frame.  A `Site` names a place where a step may begin, in both execu
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmuwitness.model.state import Bool, Bounded, Field, Kind, OfValue, Ref, Snapshot, Struct, Value
 from mmuwitness.process.errors import Location
+from mmuwitness.process.language import Source
 
 Context = tuple[tuple[int, int], ...]
 """The chain of inlined calls and unrolled iterations: (number of the call or loop, iteration)."""
@@ -54,21 +56,32 @@ class Op:
     """
 
     __slots__ = (
-        *("args", "code", "dst", "extra", "field", "ghost", "region", "site", "where"),
-        *("boundary", "first"),
+        *("args", "code", "dst", "extra", "field", "ghost", "region", "site"),
+        *("boundary", "first", "node", "source"),
     )
 
-    def __init__(self, code: str, where: Location, **parts: Any) -> None:
-        self.code, self.where = code, where
-        self.dst: Reg | None = parts.get("dst")
-        self.args: tuple[Operand, ...] = parts.get("args", ())
-        self.field: Field | None = parts.get("field")
-        self.extra: Any = parts.get("extra")
-        self.site: Site | None = parts.get("site")
-        self.region: int = parts.get("region", 0)
-        self.ghost: bool = parts.get("ghost", False)
+    def __init__(
+        self,
+        code: str,
+        source: Source,
+        node: ast.AST,
+        dst: Reg | None = None,
+        args: tuple[Operand, ...] = (),
+        field: Field | None = None,
+        extra: Any = None,
+        site: Site | None = None,
+        ghost: bool = False,
+    ) -> None:
+        self.code, self.source, self.node = code, source, node
+        self.dst, self.args, self.field, self.extra = dst, args, field, extra
+        self.site, self.ghost = site, ghost
+        self.region = 0
         self.boundary = -1
         self.first: Op = self
+
+    @property
+    def where(self) -> Location:
+        return self.source.location(self.node)
 
     def __repr__(self) -> str:
         dst = f"{self.dst} = " if self.dst else ""

@@ -43,7 +43,8 @@ class Function:
     def __init__(self, header: str) -> None:
         self.header, self.lines, self.count = header, list[str](), 0
         self.allocas: dict[object, str] = {}
-        self.known: dict[object, str] = {}  # what each slot holds, since the last label
+        self.known: dict[object, str] = {}  # what each slot holds here
+        self.unslotted: set[object] = set()  # values used only where `known` has them
 
     def value(self, instruction: str) -> str:
         self.count += 1
@@ -53,8 +54,10 @@ class Function:
     def do(self, instruction: str) -> None:
         self.lines.append(instruction)
 
-    def label(self, name: str) -> None:
-        self.known.clear()
+    def label(self, name: str, joins: bool = True) -> None:
+        """joins: control may come here from several places, where slots hold different values."""
+        if joins:
+            self.known.clear()
         self.lines.append(f"{name}:")
 
     def slot(self, owner: object) -> str:
@@ -69,7 +72,8 @@ class Function:
 
     def set(self, owner: object, value: str | int) -> None:
         self.known[owner] = str(value)
-        self.do(f"store i64 {value}, ptr {self.slot(owner)}")
+        if owner not in self.unslotted:
+            self.do(f"store i64 {value}, ptr {self.slot(owner)}")
 
     def bin(self, name: str, a: str | int, b: str | int) -> str:
         return self.value(f"{name} i64 {a}, {b}")
@@ -219,10 +223,10 @@ class Body:
         self.lowered.errors.append(ErrorSite(message, where))
         number = len(self.lowered.errors)
         self.f.do(f"br i1 {condition}, label %e{number}, label %ok{number}")
-        self.f.label(f"e{number}")
+        self.f.label(f"e{number}", joins=False)
         self.f.do(f"store i64 {number}, ptr %aux")
         self.f.do(f"ret i64 {ERROR}")
-        self.f.label(f"ok{number}")
+        self.f.label(f"ok{number}", joins=False)
 
     def ends(self, block: Block) -> None:
         assert block.end is not None
@@ -272,6 +276,8 @@ class ProcessBody(Body):
     def lower(self, steps: Steps) -> str:
         self.steps, self.pid = steps, steps.process.pid
         self.frame = self.layout.frames[self.pid]
+        self.f.unslotted = local_registers(steps)
+        self.marked = snapshot_registers(steps.process)
         self.read_words()
         cases = " ".join(f"i64 {b.pc}, label %resume{b.pc}" for b in steps.boundaries)
         self.f.do(f"switch i64 {self.get_slot(self.frame.pc)}, label %finished [{cases}]")
@@ -387,10 +393,10 @@ class ProcessBody(Body):
         self.f.count += 1
         free, busy = f"free{self.f.count}", f"busy{self.f.count}"
         self.f.do(f"br i1 {self.f.truth('eq', mask, 0)}, label %{free}, label %{busy}")
-        self.f.label(busy)
+        self.f.label(busy, joins=False)
         self.f.do(f"store i64 {mask}, ptr %aux")
         self.f.do(f"ret i64 {BLOCKED}")
-        self.f.label(free)
+        self.f.label(free, joins=False)
         if op.extra == "w":
             self.set_owner(op, self.pid + 1)
         else:
@@ -440,7 +446,7 @@ class ProcessBody(Body):
         for word, mask in enumerate(masks):
             if mask:
                 self.f.set(word, self.f.bin("and", self.f.get(word), signed(~mask)))
-        for reg in snapshot_registers(self.steps.process):
+        for reg in self.marked:
             if reg.snapshot_of is op.field:
                 self.f.set(reg, 0)
 
@@ -452,6 +458,19 @@ class ProcessBody(Body):
             self.lowered.marks.append(op.extra)
         bit = 1 << self.lowered.marks.index(op.extra)
         self.f.set("marks", self.f.bin("or", self.f.get("marks"), signed(bit)))
+
+
+def local_registers(steps: Steps) -> set[object]:
+    """Registers that live in one block and in no frame: they need no stack slot."""
+    homes: dict[Reg, set[int]] = {}
+    for block in steps.process.blocks:
+        used = {r for op in block.ops for r in (op.dst, *op.args) if isinstance(r, Reg)}
+        if block.end and block.end[0] == "branch":
+            used.add(block.end[1])
+        for reg in used:
+            homes.setdefault(reg, set()).add(id(block))
+    kept = {reg for boundary in steps.boundaries for reg in boundary.live}
+    return {reg for reg, blocks in homes.items() if len(blocks) == 1 and reg not in kept}
 
 
 def signed(value: int) -> int:

@@ -6,7 +6,8 @@ import ast
 import gc
 import hashlib
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -55,7 +56,7 @@ class HostSpec(Protocol):
     def has_feature(self, name: str) -> bool: ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Program:
     """One host folded: everything that explore and replay need."""
 
@@ -87,13 +88,18 @@ class Program:
 
 
 def fold(host: HostSpec, every: bool = False) -> Program:
-    """Fold every process and claim of a host; see `find_steps` for `every`.
+    """Fold every process and claim of a host; see `find_steps` for `every`."""
+    with uncollected():
+        return fold_host(host, every)
 
-    Nothing of what folding makes is garbage before it ends, so the collector is kept away."""
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector away: what folding makes is used until it ends."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return fold_host(host, every)
+        yield
     finally:
         if collecting:
             gc.enable()

@@ -1,8 +1,9 @@
 """Process functions rewritten to generators, for replay: the same text, file and lines.
 
-A generator yields the number of a place before every access that might begin a step; the replay
-executor knows which of them do.  Values that the compiler keeps in a register `_tN` (N: number of
-the syntax node) are bound to a local of that name, so that both executors name them alike.
+A generator yields the number of a place before every operation that begins a step somewhere in the
+program; the replay executor knows in which calling contexts it does.  Values that the compiler
+keeps in a register `_tN` (N: number of the syntax node) are bound to a local of that name, so that
+both executors name them alike.
 
 What `_mw` (the runtime, see `explore.replay`) is asked for: call, acquire, trylock, release,
 iterate, depth, unwind, cover, warn_on, bug_on, trace.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import ast
 import types
-from functools import cache
 from typing import Any
 
 from mmuwitness.model.primitives import Primitive
@@ -29,10 +29,6 @@ def name(identifier: str, store: bool = False) -> ast.Name:
     return ast.Name(identifier, ast.Store() if store else ast.Load())
 
 
-def place(node: Any, sub: int = 0) -> ast.Yield:
-    return ast.Yield(ast.Constant(node.number * SUBPLACES + sub))
-
-
 def runtime(method: str, *arguments: ast.expr) -> ast.Call:
     return ast.Call(ast.Attribute(name("_mw"), method, ast.Load()), list(arguments), [])
 
@@ -46,10 +42,10 @@ def pick(value: ast.expr, index: int) -> ast.Subscript:
 
 
 class Rewriter:
-    """Rewrites one function."""
+    """Rewrites one function.  places: the numbers at which some step of the program begins."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, places: frozenset[int]) -> None:
+        self.source, self.places = source, places
         self.held: list[ast.With] = []
         self.loops: list[int] = []
 
@@ -62,6 +58,10 @@ class Rewriter:
         made.args = ast.arguments([], tree.args.args, None, [], [], None, [])
         return ast.copy_location(made, tree)
 
+    def place(self, node: Any, sub: int = 0) -> ast.expr:
+        number: int = node.number * SUBPLACES + sub
+        return ast.Yield(ast.Constant(number)) if number in self.places else ast.Constant(None)
+
     # -- expressions -----------------------------------------------------------------------
 
     def expr(self, node: ast.expr) -> ast.expr:
@@ -73,11 +73,11 @@ class Rewriter:
         return ast.Tuple([self.expr(e) for e in node.elts], ast.Load())
 
     def expr_Attribute(self, node: ast.Attribute) -> ast.expr:
-        base = pick(ast.Tuple([self.expr(node.value), place(node)], ast.Load()), 0)
+        base = pick(ast.Tuple([self.expr(node.value), self.place(node)], ast.Load()), 0)
         return keep(node, ast.Attribute(base, node.attr, ast.Load()))
 
     def expr_Subscript(self, node: ast.Subscript) -> ast.expr:
-        both = [self.expr(node.value), self.expr(node.slice), place(node)]
+        both = [self.expr(node.value), self.expr(node.slice), self.place(node)]
         parts = keep(node, ast.Tuple(both, ast.Load()), "_s")
         index = pick(name(f"_s{node.number}"), 1)  # type: ignore[attr-defined]
         return keep(node, ast.Subscript(pick(parts, 0), index, ast.Load()))
@@ -100,7 +100,7 @@ class Rewriter:
 
     def expr_Compare(self, node: ast.Compare) -> ast.expr:
         """The place stands after both sides: comparing a sequence reads it."""
-        sides = [self.expr(node.left), self.expr(node.comparators[0]), place(node)]
+        sides = [self.expr(node.left), self.expr(node.comparators[0]), self.place(node)]
         left = pick(keep(node, ast.Tuple(sides, ast.Load()), "_s"), 0)
         right = pick(name(f"_s{node.number}"), 1)  # type: ignore[attr-defined]
         return keep(node, ast.Compare(left, node.ops, [right]))
@@ -135,7 +135,7 @@ class Rewriter:
             method = "acquire" if which == "lock" else "trylock"
             return keep(node, ast.YieldFrom(runtime(method, number, *arguments, *mode)))
         if which == "unlock":
-            released = ast.Tuple([*arguments, place(node, 1)], ast.Load())
+            released = ast.Tuple([*arguments, self.place(node, 1)], ast.Load())
             return runtime("release", pick(released, 0), ast.Constant("w"))
         if which in ("warn_on", "bug_on"):
             arguments.append(ast.Constant(self.source.tree.name))
@@ -158,7 +158,7 @@ class Rewriter:
             assert isinstance(node.value, ast.Call)
             test = ast.UnaryOp(ast.Not(), self.expr(node.value.args[0]))
             again: list[ast.stmt] = [ast.Expr(ast.Yield(ast.Constant(BLOCKED)))]
-            return [ast.Expr(place(node.value)), ast.While(test, again, [])]
+            return [ast.Expr(self.place(node.value)), ast.While(test, again, [])]
         return [ast.Expr(self.expr(node.value))]
 
     def stmt_Assign(self, node: ast.Assign) -> list[ast.stmt]:
@@ -182,7 +182,7 @@ class Rewriter:
             pieces.append(self.expr(target.slice))
         number = target.number  # type: ignore[union-attr]
         kept = ast.Assign(
-            [name(f"_b{number}", True)], ast.Tuple([*pieces, place(target)], ast.Load())
+            [name(f"_b{number}", True)], ast.Tuple([*pieces, self.place(target)], ast.Load())
         )
         base = pick(name(f"_b{number}"), 0)
         if isinstance(target, ast.Attribute):
@@ -198,7 +198,7 @@ class Rewriter:
         value = name(f"_t{node.number}")  # type: ignore[attr-defined]
         return [
             ast.Assign([name(value.id, True)], operation),
-            ast.Expr(place(node)),
+            ast.Expr(self.place(node)),
             ast.Assign([node.target], value),
         ]
 
@@ -210,7 +210,7 @@ class Rewriter:
         self.loops.append(len(self.held))
         body = self.body(node.body)
         self.loops.pop()
-        test = ast.BoolOp(ast.Or(), [place(node), self.expr(node.test)])
+        test = ast.BoolOp(ast.Or(), [self.place(node), self.expr(node.test)])
         return [ast.While(test, body, [])]
 
     def stmt_For(self, node: ast.For) -> list[ast.stmt]:
@@ -235,7 +235,7 @@ class Rewriter:
         """Drop the locks taken since `outside` were held, innermost first."""
         result: list[ast.stmt] = []
         for depth, held in enumerate(reversed(self.held[outside:])):
-            result += [ast.Expr(place(node, 1 + depth)), self.release(held)]
+            result += [ast.Expr(self.place(node, 1 + depth)), self.release(held)]
         return result
 
     def release(self, node: Any) -> ast.Expr:
@@ -250,7 +250,7 @@ class Rewriter:
     def stmt_With(self, node: ast.With) -> list[ast.stmt]:
         item = node.items[0].context_expr
         if self.primitive(item) == "atomic":
-            return [ast.Expr(place(node)), *self.body(node.body)]
+            return [ast.Expr(self.place(node)), *self.body(node.body)]
         if isinstance(item, ast.IfExp):
             yes, no = self.take(node, item.body), self.take(node, item.orelse)
             taken: list[ast.stmt] = [ast.If(self.expr(item.test), yes, no)]
@@ -261,7 +261,7 @@ class Rewriter:
         self.held.pop()
         if always_leaves(node.body):
             return [*taken, *body]
-        return [*taken, *body, ast.Expr(place(node, 1)), self.release(node)]
+        return [*taken, *body, ast.Expr(self.place(node, 1)), self.release(node)]
 
     def take(self, node: Any, item: ast.expr) -> list[ast.stmt]:
         assert isinstance(item, ast.Call)
@@ -278,11 +278,10 @@ def always_leaves(body: list[ast.stmt]) -> bool:
     return isinstance(body[-1], ast.Return | ast.Break | ast.Continue)
 
 
-@cache
-def generator_code(function: types.FunctionType) -> types.CodeType:
+def generator_code(function: types.FunctionType, places: frozenset[int]) -> types.CodeType:
     """The code object of the rewritten function; its lines are those of the original."""
     source = source_of(function)
-    tree = Rewriter(source).function()
+    tree = Rewriter(source, places).function()
     module = ast.Module([tree], [])
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt | ast.expr) and not hasattr(node, "lineno"):

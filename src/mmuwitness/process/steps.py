@@ -208,6 +208,7 @@ def place_boundaries(process: Process, movers: Movers) -> Steps:
     for _, _, op in process.ops():
         if op.region and op.code != "begin" and movers.begins(op):
             raise ProcessError(f"{op.code} cannot stand in an atomic region", op.where)
+    notable = {id(b): notable_operations(b, movers, regions) for b in process.blocks}
     starts: set[Op] = set()
     fresh: dict[int, bool] = {}
     changed = True
@@ -216,14 +217,11 @@ def place_boundaries(process: Process, movers: Movers) -> Steps:
         starts = set()
         for block in process.blocks:
             open_step = fresh.get(id(block), True)
-            for op in block.ops:
-                racy = op.region in regions if op.code == "begin" else not movers.is_mover(op)
-                if op.region and op.code != "begin":
-                    continue
-                if movers.begins(op) or (racy and (movers.every or not open_step)):
+            for op, begins, racy in notable[id(block)]:
+                if begins or (racy and (movers.every or not open_step)):
                     starts.add(op)
-                    open_step = movers.begins(op) and not racy
-                elif racy or movers.is_left(op):
+                    open_step = begins and not racy
+                else:
                     open_step = False
             for target in block.targets():
                 old = fresh.get(id(target), True)
@@ -231,6 +229,21 @@ def place_boundaries(process: Process, movers: Movers) -> Steps:
                     fresh[id(target)] = False
                     changed = True
     return number_boundaries(process, starts)
+
+
+def notable_operations(
+    block: Block, movers: Movers, regions: set[int]
+) -> list[tuple[Op, bool, bool]]:
+    """The operations that begin or close a step: (operation, always begins, is no mover)."""
+    found = []
+    for op in block.ops:
+        if op.region and op.code != "begin":
+            continue
+        racy = op.region in regions if op.code == "begin" else not movers.is_mover(op)
+        begins = movers.begins(op)
+        if begins or racy or movers.is_left(op):
+            found.append((op, begins, racy))
+    return found
 
 
 def number_boundaries(process: Process, starts: set[Op]) -> Steps:

@@ -9,7 +9,7 @@ from mmuwitness.explore.explorer import Exploration, Schedule
 from mmuwitness.explore.schedule_id import format_schedule
 from mmuwitness.model.claims import Claim
 from mmuwitness.report.verdict_table import wrap
-from mmuwitness.report.witness import timeline_text
+from mmuwitness.report.witness import replay_command, timeline_text
 
 HOLDS, VIOLATED, INCONCLUSIVE = 0, 1, 3
 
@@ -34,8 +34,12 @@ def check_text(found: Exploration, claims: Sequence[Claim]) -> str:
         label = f"{claim.number} {claim.name}".strip()
         lines.append(f"  {found.verdict_of(claim):13} {label}")
     lines += ["", *bounds(found)]
-    for what, schedule in discoveries(found, claims):
-        lines += ["", "=" * 92, what, timeline_text(schedule)]
+    found_ones = discoveries(found, claims)
+    if found_ones:
+        what, schedule = found_ones[0]
+        lines += ["", "-" * 92, what, "", timeline_text(schedule)]
+    for what, schedule in found_ones[1:]:
+        lines += ["", what, f"  {len(schedule.steps)} steps: {replay_command(schedule)}"]
     return "\n".join(lines)
 
 

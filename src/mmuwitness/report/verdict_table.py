@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmuwitness.explore.schedule_id import format_schedule
-from mmuwitness.explore.verdict import QUESTION, Cell, spans
+from mmuwitness.explore.verdict import ALONE, QUESTION, Cell, spans
 from mmuwitness.model.era import Era
 from mmuwitness.model.features import Feature
 from mmuwitness.model.host import find_arch
@@ -132,7 +132,7 @@ def bounds(cells: Sequence[Cell]) -> list[str]:
         "program share one exploration.",
         "",
     )
-    for name in QUESTION:
+    for name in (*QUESTION, ALONE):
         lines += wrap(f"{name}: {SCENARIOS[name].bounds}.", "  ")
     unverified = unverified_rows(cells)
     if unverified:
@@ -165,7 +165,7 @@ def verdict_json(cells: Sequence[Cell]) -> dict[str, Any]:
         "schema": 1,
         "question": "change_pte",
         "memory_order": "sequentially consistent",
-        "scenarios": {name: SCENARIOS[name].bounds for name in QUESTION},
+        "scenarios": {name: SCENARIOS[name].bounds for name in (*QUESTION, ALONE)},
         "cells": [cell_json(cell) for cell in cells],
     }
 

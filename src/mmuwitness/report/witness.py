@@ -24,7 +24,8 @@ def era_of(text: str) -> Era:
 def steps_of(schedule: Schedule) -> tuple[Program, list[PathStep]]:
     """The program of a schedule and its steps; BadSchedule if it is none of this program."""
     scenario, era = find_scenario(schedule.scenario), era_of(schedule.era)
-    program = fold_scenario(scenario, era, schedule.arch, schedule.claims)
+    how = schedule.folding
+    program = fold_scenario(scenario, era, schedule.arch, how.claims, how.every)
     native = NativeProgram(compile_ir(program.lowered.text))
     try:
         return program, follow(program, native, schedule.steps)[0]
@@ -37,8 +38,12 @@ def timeline_text(schedule: Schedule) -> str:
     program, steps = steps_of(schedule)
     names = [each.process.name for each in program.steps]
     head = f"{schedule.scenario} on {schedule.arch}, {schedule.era}: {len(steps)} steps"
-    command = f"mmuwitness replay {format_schedule(schedule)}"
-    return "\n".join([head, "", *lanes(steps, names), "", LEGEND, f"Replay: {command}"])
+    command = f"Replay: {replay_command(schedule)}"
+    return "\n".join([head, "", *lanes(steps, names), "", LEGEND, command])
+
+
+def replay_command(schedule: Schedule) -> str:
+    return f"mmuwitness replay {format_schedule(schedule)}"
 
 
 def debug_schedule(schedule: Schedule) -> None:
@@ -47,8 +52,9 @@ def debug_schedule(schedule: Schedule) -> None:
     import pdb
 
     scenario, era = find_scenario(schedule.scenario), era_of(schedule.era)
-    program = fold_scenario(scenario, era, schedule.arch, schedule.claims)
-    replay = Replay(program, lambda: scenario.host(era, find_arch(schedule.arch), schedule.claims))
+    how = schedule.folding
+    program = fold_scenario(scenario, era, schedule.arch, how.claims, how.every)
+    replay = Replay(program, lambda: scenario.host(era, find_arch(schedule.arch), how.claims))
     debugger = pdb.Pdb()
     for pid, choice in schedule.steps:
         debugger.runcall(replay.step, pid, choice)

@@ -76,7 +76,11 @@ byte spte[NGFN];
 byte tlb[NVCPU * NGFN];
 unsigned unbumped : 3;
 bit crowded;
+#ifdef NEVER_RETRIES
+#define snapshot(vcpu) skip /* nobody will read it */
+#else
 #define snapshot(vcpu) fresh = fresh | (1 << (vcpu))
+#endif
 #define forget(vcpu) fresh = fresh & ~(1 << (vcpu))
 #define bump_seq fresh = 0
 
