@@ -32,6 +32,8 @@ ALONE, TABLE = "ksm_alone", "KVM.table"
 Task = tuple[str, tuple[Era, ...]]
 """An architecture, and the kernels to explore it on."""
 
+INTERRUPTED = "not explored: interrupted"
+
 EFFECTS = ("changes", "installs_read_only", "installs_writable", "zaps", "flushes", "warns")
 
 
@@ -65,7 +67,7 @@ class Cell:
 
     @property
     def complete(self) -> bool:
-        return all(p.complete for p in self.programs)
+        return self.absent != INTERRUPTED and all(p.complete for p in self.programs)
 
     @property
     def states(self) -> int:
@@ -168,11 +170,18 @@ def verdict_change_pte(
         if asked:
             tasks.append((arch, asked))
     tasks.sort(key=lambda task: -len(task[1]))
-    for number, (task, results) in enumerate(zip(tasks, run(tasks), strict=True), 1):
-        for era, programs in zip(task[1], results, strict=True):
-            cells[task[0], str(era)].programs = programs
-        if progress:
-            progress(number, len(tasks))
+    for arch, asked in tasks:
+        for era in asked:
+            cells[arch, str(era)].absent = INTERRUPTED
+    try:
+        for number, (task, results) in enumerate(zip(tasks, run(tasks), strict=True), 1):
+            for era, programs in zip(task[1], results, strict=True):
+                cells[task[0], str(era)].absent = ""
+                cells[task[0], str(era)].programs = programs
+            if progress:
+                progress(number, len(tasks))
+    except KeyboardInterrupt:
+        pass  # what is not explored says so
     return list(cells.values())
 
 

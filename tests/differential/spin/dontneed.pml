@@ -113,8 +113,7 @@ wp_fault:
 anonymous_page:
 	if
 	:: d_step { some_page_is_free ->
-		alloc_page();
-		page = i;
+		alloc_page(page);
 		if
 		:: written_to(gfn) == UNKNOWN -> set_written(gfn, 0)
 		:: else
@@ -227,7 +226,7 @@ zap_spte:
 
 flush:
 	if
-	:: d_step { flush_remote_tlbs(); mmu_lock = 0; window_opens(addr) }
+	:: d_step { flush_remote_tlbs; mmu_lock = 0; window_opens(addr) }
 	fi;
 
 zap_pte:

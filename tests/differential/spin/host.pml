@@ -84,8 +84,6 @@ bit crowded;
 #define forget(vcpu) fresh = fresh & ~(1 << (vcpu))
 #define bump_seq fresh = 0
 
-hidden byte i; /* scratch of one step: hidden, so in no state */
-
 /* ---- mm ---- */
 
 inline get_page(page) {
@@ -104,14 +102,10 @@ inline put_page(page) {
 	fi
 }
 
-/* i becomes the lowest free page, with one reference; there is one. */
-inline alloc_page() {
-	i = 0;
-	do
-	:: refcount(i) != 0 -> i++
-	:: else -> break
-	od;
-	get_page(i)
+/* The lowest free page, with one reference; there is one. */
+inline alloc_page(page) {
+	page = (free(0) -> 0 : (free(1) -> 1 : (free(2) -> 2 : 3)));
+	get_page(page)
 }
 
 inline lru_cache_add(page) {
@@ -141,13 +135,16 @@ inline kvm_mmu_invalidate_end() {
 	in_progress--
 }
 
-inline flush_remote_tlbs() {
-	i = 0;
-	do
-	:: i < NVCPU * NGFN -> tlb[i] = 0; i++
-	:: else -> break
-	od
-}
+#if NGFN == 2
+#define flush_vcpu(vcpu) tlb[2 * vcpu] = 0; tlb[2 * vcpu + 1] = 0
+#else
+#define flush_vcpu(vcpu) tlb[vcpu] = 0
+#endif
+#if NVCPU == 2
+#define flush_remote_tlbs flush_vcpu(0); flush_vcpu(1)
+#else
+#define flush_remote_tlbs flush_vcpu(0)
+#endif
 
 /* After the last callback of invalidate_range_start(), and before the first of _end(). */
 #define window_opens(addr) windows = windows + (1 << 2 * (addr))

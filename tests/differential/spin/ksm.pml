@@ -74,7 +74,7 @@ bit table;
 #define free_empty_table table = 0
 #endif
 #define FLUSH \
-	flush_remote_tlbs(); \
+	flush_remote_tlbs; \
 	free_empty_table; \
 	mmu_lock = 0; \
 	window_opens(0)
@@ -164,7 +164,7 @@ handle_mm_fault: /* without ptl: the PTE is none while ksmd replaces it */
 
 anonymous_page:
 	if
-	:: d_step { some_page_is_free -> alloc_page(); page = i }
+	:: d_step { some_page_is_free -> alloc_page(page) }
 	:: !some_page_is_free -> goto follow_again
 	fi;
 
@@ -217,8 +217,7 @@ hold_old:
 copy: /* page is the old one from here on */
 	if
 	:: d_step { some_page_is_free ->
-		alloc_page();
-		new = i;
+		alloc_page(new);
 		page = page_of(orig_pte);
 		content = content | (content_of(page) << new);
 		invalidating++ }
@@ -339,6 +338,8 @@ put_pfn:
 	goto guest
 }
 
+#define same(k) (is_ksm(k) && k != page && content_of(k) == content_of(page))
+
 active proctype ksmd() {
 	unsigned page : 2;
 	unsigned kpage : 3; /* one more than the page; 0: none, the page itself becomes a KSM page */
@@ -360,15 +361,11 @@ test_page:
 	:: !is_ksm(page)
 	fi;
 
-search:
+search: /* pages in their order */
 	d_step {
-		i = 0;
-		do
-		:: i < NPAGES && !(is_ksm(i) && i != page && content_of(i) == content_of(page)) -> i++
-		:: else -> break
-		od;
+		kpage = (same(0) -> 1 : (same(1) -> 2 : (same(2) -> 3 : 0)));
 		if
-		:: i < NPAGES -> get_page(i); kpage = i + 1
+		:: kpage != 0 -> get_page(kpage - 1)
 		:: else
 		fi };
 

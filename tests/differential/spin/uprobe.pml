@@ -117,8 +117,7 @@ follow:
 copy:
 	if
 	:: d_step { some_page_is_free ->
-		alloc_page();
-		new = i;
+		alloc_page(new);
 		content = content | (content_of(old) << new) }
 	:: d_step { !some_page_is_free -> addr = 0 }; goto no_memory
 	fi;
@@ -147,7 +146,7 @@ zap_spte:
 
 flush:
 	if
-	:: d_step { flush_remote_tlbs(); mmu_lock = 0; window_opens(addr) }
+	:: d_step { flush_remote_tlbs; mmu_lock = 0; window_opens(addr) }
 	fi;
 
 add_rmap:
