@@ -11,12 +11,12 @@ from mmuwitness.process.ir import Block
 from mmuwitness.process.values import Bound, Const, Dyn, Folded, Many, Place
 
 if TYPE_CHECKING:
-    from mmuwitness.process.cfg import Builder
+    from mmuwitness.process.statements import Statements
 
 ACQUIRE = {"spin_lock": "w", "write_lock": "w", "read_lock": "r"}
 
 
-def primitive(b: Builder, which: Primitive, node: ast.Call) -> Folded:
+def primitive(b: Statements, which: Primitive, node: ast.Call) -> Folded:
     """A call of a primitive as an expression or statement."""
     if which.name in ACQUIRE or which.name == "atomic":
         hint = f"write `with {which.name}(...):`"
@@ -24,14 +24,14 @@ def primitive(b: Builder, which: Primitive, node: ast.Call) -> Folded:
     return globals()["do_" + which.name](b, node)  # type: ignore[no-any-return]
 
 
-def lock_argument(b: Builder, node: ast.Call) -> Place:
+def lock_argument(b: Statements, node: ast.Call) -> Place:
     place = b.expr(node.args[0]) if node.args else None
     if not isinstance(place, Place) or not isinstance(place.field.kind, Lock):
         raise b.error("this is not a lock", node)
     return place
 
 
-def acquire(b: Builder, node: ast.Call, mode: str) -> Place:
+def acquire(b: Statements, node: ast.Call, mode: str) -> Place:
     place = lock_argument(b, node)
     if mode == "r" and not place.field.kind.shared:
         raise b.error(f"{place.field.key} cannot be held shared", node, "declare it as RwLock()")
@@ -39,28 +39,28 @@ def acquire(b: Builder, node: ast.Call, mode: str) -> Place:
     return place
 
 
-def release(b: Builder, place: Place, mode: str, node: ast.AST, depth: int = 0) -> None:
+def release(b: Statements, place: Place, mode: str, node: ast.AST, depth: int = 0) -> None:
     b.access("release", place, node, extra=mode, sub=1 + depth)
 
 
-def do_lock(b: Builder, node: ast.Call) -> Folded:
+def do_lock(b: Statements, node: ast.Call) -> Folded:
     acquire(b, node, "w")
     return Const(None)
 
 
-def do_unlock(b: Builder, node: ast.Call) -> Folded:
+def do_unlock(b: Statements, node: ast.Call) -> Folded:
     release(b, lock_argument(b, node), "w", node)
     return Const(None)
 
 
-def do_trylock(b: Builder, node: ast.Call) -> Folded:
+def do_trylock(b: Statements, node: ast.Call) -> Folded:
     place = lock_argument(b, node)
     got = b.temp(node, Bool())
     b.access("try", place, node, dst=got, extra="w")
     return Dyn(got, Bool())
 
 
-def do_wait_until(b: Builder, node: ast.Call) -> Folded:
+def do_wait_until(b: Statements, node: ast.Call) -> Folded:
     """The predicate is one atomic evaluation; the step is disabled while it is false."""
     b.emit("wait", node, site=b.site(node))
     outer = enter_region(b)
@@ -72,7 +72,7 @@ def do_wait_until(b: Builder, node: ast.Call) -> Folded:
     return Const(None)
 
 
-def enter_region(b: Builder) -> int:
+def enter_region(b: Statements) -> int:
     """Start an atomic region; returns the enclosing one (a nested region is part of it)."""
     outer: int = b.frame.region
     if not outer:
@@ -81,7 +81,7 @@ def enter_region(b: Builder) -> int:
     return outer
 
 
-def do_choose(b: Builder, node: ast.Call) -> Folded:
+def do_choose(b: Statements, node: ast.Call) -> Folded:
     n = b.expr(node.args[0])
     if not isinstance(n, Const) or not isinstance(n.value, int) or n.value < 1:
         raise b.error("choose(n) takes a number known when the host is wired", node)
@@ -93,7 +93,7 @@ def do_choose(b: Builder, node: ast.Call) -> Folded:
     return Dyn(dst, kind)
 
 
-def do_cover(b: Builder, node: ast.Call) -> Folded:
+def do_cover(b: Statements, node: ast.Call) -> Folded:
     text = b.expr(node.args[0])
     if not isinstance(text, Const) or not isinstance(text.value, str):
         raise b.error("cover() takes a text", node)
@@ -101,7 +101,7 @@ def do_cover(b: Builder, node: ast.Call) -> Folded:
     return Const(None)
 
 
-def do_warn_on(b: Builder, node: ast.Call) -> Folded:
+def do_warn_on(b: Statements, node: ast.Call) -> Folded:
     """WARN_ON: a mark reached when the condition holds; the process goes on."""
     warned, after = Block(), Block()
     known = b.condition(node.args[0], warned, after)
@@ -117,7 +117,7 @@ def do_warn_on(b: Builder, node: ast.Call) -> Folded:
     return Const(None)
 
 
-def do_bug_on(b: Builder, node: ast.Call) -> Folded:
+def do_bug_on(b: Statements, node: ast.Call) -> Folded:
     value = b.expr(node.args[0])
     message = f"BUG_ON in {b.frame.source.tree.name}()"
     code, _ = b.as_dyn(value, node)
@@ -125,7 +125,7 @@ def do_bug_on(b: Builder, node: ast.Call) -> Folded:
     return Const(None)
 
 
-def do_trace(b: Builder, node: ast.Call) -> Folded:
+def do_trace(b: Statements, node: ast.Call) -> Folded:
     name = b.expr(node.args[0])
     if not isinstance(name, Const):
         raise b.error("trace() takes the tracepoint's name", node)
@@ -133,7 +133,7 @@ def do_trace(b: Builder, node: ast.Call) -> Folded:
     return Const(None)
 
 
-def method(b: Builder, bound: Bound, values: list[Any], keywords: Any, node: ast.Call) -> Folded:
+def method(b: Statements, bound: Bound, values: list[Any], keywords: Any, node: ast.Call) -> Folded:
     """bump and snapshot of a sequence, replace of a value."""
     target = bound.target
     if bound.name == "replace":
@@ -151,7 +151,7 @@ def method(b: Builder, bound: Bound, values: list[Any], keywords: Any, node: ast
     return Dyn(dst, Snapshot())
 
 
-def builtin(b: Builder, function: Any, values: list[Any], node: ast.Call) -> Folded:
+def builtin(b: Statements, function: Any, values: list[Any], node: ast.Call) -> Folded:
     if function is len and isinstance(values[0], Place):
         return Const(values[0].field.length(b.world.sizes))
     if function is bool and isinstance(values[0], Dyn):
@@ -166,7 +166,7 @@ def builtin(b: Builder, function: Any, values: list[Any], node: ast.Call) -> Fol
     raise b.error(f"{name}() cannot be called with values known only in a run", node)
 
 
-def smallest(b: Builder, function: Any, values: list[Any], node: ast.Call) -> Folded:
+def smallest(b: Statements, function: Any, values: list[Any], node: ast.Call) -> Folded:
     """min(a, b) and max(a, b)."""
     if len(values) != 2:
         raise b.error(f"{function.__name__}() takes two values here", node)
@@ -178,7 +178,7 @@ def smallest(b: Builder, function: Any, values: list[Any], node: ast.Call) -> Fo
     return Dyn(dst, kind)
 
 
-def iteration(b: Builder, node: ast.For) -> list[Folded]:
+def iteration(b: Statements, node: ast.For) -> list[Folded]:
     """What a for loop runs over: objects known now, or range() of numbers known now."""
     over = b.expr(node.iter)
     if isinstance(over, Many):
@@ -192,7 +192,7 @@ def iteration(b: Builder, node: ast.For) -> list[Folded]:
     raise b.error("a for loop runs over things known when the host is wired", node, hint)
 
 
-def with_statement(b: Builder, node: ast.With) -> None:
+def with_statement(b: Statements, node: ast.With) -> None:
     """`with spin_lock(x):` and `with atomic("why"):`."""
     if len(node.items) != 1 or node.items[0].optional_vars:
         raise b.error("one item without `as`, please", node)
@@ -214,7 +214,7 @@ def with_statement(b: Builder, node: ast.With) -> None:
         raise b.error("this cannot be used in a with statement", node, hint)
 
 
-def atomic_region(b: Builder, node: ast.With) -> None:
+def atomic_region(b: Statements, node: ast.With) -> None:
     outer = enter_region(b)
     if not outer:
         b.emit("begin", node, site=b.site(node))
@@ -222,7 +222,7 @@ def atomic_region(b: Builder, node: ast.With) -> None:
     b.frame.region = outer
 
 
-def locked_region(b: Builder, node: ast.With, item: ast.Call, mode: str) -> None:
+def locked_region(b: Statements, node: ast.With, item: ast.Call, mode: str) -> None:
     if b.frame.region:
         raise b.error("a lock cannot be taken inside an atomic region", node)
     place = keep_handle(b, acquire(b, item, mode), node)
@@ -233,7 +233,7 @@ def locked_region(b: Builder, node: ast.With, item: ast.Call, mode: str) -> None
         release(b, place, mode, node)
 
 
-def keep_handle(b: Builder, place: Place, node: ast.With) -> Place:
+def keep_handle(b: Statements, place: Place, node: ast.With) -> Place:
     """The lock that a with statement took, even if the variable that named it changes."""
     if isinstance(place.of, int):
         return place

@@ -7,7 +7,8 @@ from mmuwitness.model.kvm.kvm_host import Spte
 
 
 class Mips(Arch):
-    """The SPTE is a host PTE; table pages stay while a zap covers less than all they map."""
+    """The SPTE is a host PTE; table pages stay while a zap covers less than all they map.  A fault
+    that is retried loops in the host; here the guest faults again, which nobody can tell apart."""
 
     name = "mips"
     kernel_arch = "mips"

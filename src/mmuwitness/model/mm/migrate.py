@@ -25,7 +25,7 @@ def remove_migration_ptes(mm, old, new):
             if pte.migration and pte.page is old:
                 get_page(new)
                 page_add_new_anon_rmap(new, addr)
-                mm.pte[addr] = Pte(present=True, write=not new.ksm, dirty=True, page=new)
+                mm.pte[addr] = Pte(present=True, write=pte.write, dirty=pte.write, page=new)
 
 
 def unmap_and_move(mm, page, sync):

@@ -10,7 +10,8 @@ UNKNOWN = 2
 
 
 class Pte(Value):
-    """A PTE of the primary MMU: none, present, a migration entry or a swap entry."""
+    """A PTE of the primary MMU: none, present, a migration entry (it remembers whether the page was
+    writable) or a swap entry."""
 
     present = Bool()
     write = Bool()

@@ -43,7 +43,8 @@ def page_vma_mapped_walk(mm, addr, page, sync):
 
 
 def try_to_unmap_one(mm, addr, page, sync, entry):
-    """Replace the PTE that maps `page` at `addr` by a migration or swap entry."""
+    """Replace the PTE that maps `page` at `addr` by a migration entry, which remembers whether it
+    was writable, or by a swap entry."""
     bracketed = feature.rmap_walk_bracketed
     unmapped = False
     if bracketed:
@@ -57,7 +58,7 @@ def try_to_unmap_one(mm, addr, page, sync, entry):
                     mmu_notifier_invalidate_page(mm, addr)
                 if entry.swap:
                     mm.swap[addr] = page.content
-                mm.pte[addr] = entry
+                mm.pte[addr] = entry.replace(write=pte.write) if entry.migration else entry
                 page_remove_rmap(page, addr)
                 unmapped = True
         if unmapped and not bracketed and feature.invalidate_page_after_ptl:

@@ -1,0 +1,269 @@
+"""Folding of statements: assignments, branches, loops, locks held over a block."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+from mmuwitness.model.state import Kind, Ref
+from mmuwitness.process import calls
+from mmuwitness.process.expressions import Expressions
+from mmuwitness.process.ir import Block, Context, join_kinds, kind_of_constant, same_kind
+from mmuwitness.process.values import Const, Dyn, Folded, Many, Place, Record
+
+
+@dataclass
+class Loop:
+    """Where `continue` and `break` go, and how many locks were held outside of it."""
+
+    following: Block
+    after: Block
+    held: int
+    broken: bool = False
+
+
+class Statements(Expressions):
+    """Middle part of the builder: statements, on top of expressions."""
+
+    variable_kinds: dict[tuple[Context, str], Kind]
+    declared: set[tuple[Context, str]]
+    grew: str
+    region_count: int
+
+    def condition(self, node: ast.expr, yes: Block, no: Block) -> bool | None:
+        raise NotImplementedError
+
+    def leave(self, value: Folded) -> None:
+        raise NotImplementedError
+
+    def unreachable(self) -> None:
+        raise NotImplementedError
+
+    def const_of(self, value: Folded, node: ast.AST) -> Any:
+        raise NotImplementedError
+
+    # -- statements ------------------------------------------------------------------------
+
+    def statements(self, body: list[ast.stmt]) -> None:
+        for statement in body:
+            if self.block.end is not None:
+                return
+            getattr(self, "stmt_" + type(statement).__name__)(statement)
+
+    def stmt_Pass(self, node: ast.Pass) -> None:
+        pass
+
+    def stmt_Expr(self, node: ast.Expr) -> None:
+        self.expr(node.value)
+
+    def stmt_Return(self, node: ast.Return) -> None:
+        value = self.expr(node.value) if node.value else Const(None)
+        for depth, (_, place, mode) in enumerate(reversed(self.frame.held)):
+            calls.release(self, place, mode, node, depth)
+        self.leave(value)
+
+    def stmt_Assign(self, node: ast.Assign) -> None:
+        value = self.expr(node.value)
+        for target in node.targets:
+            self.assign(target, value, node)
+
+    def stmt_AnnAssign(self, node: ast.AnnAssign) -> None:
+        annotation = self.expr(node.annotation)
+        kind = annotation.value if isinstance(annotation, Const) else None
+        if not isinstance(kind, Kind) or not isinstance(node.target, ast.Name) or not node.value:
+            hint = "write `name: Bounded(lo, hi) = value`"
+            raise self.error("this annotation is not a kind", node, hint)
+        value = self.expr(node.value)
+        name = node.target.id
+        self.frame.variables.add(name)
+        self.variable_kinds[self.frame.base, name] = kind
+        self.declared.add((self.frame.base, name))
+        self.assign_variable(name, value, node)
+
+    def assign(self, target: ast.expr, value: Folded, node: ast.AST) -> None:
+        if isinstance(target, ast.Tuple):
+            if not isinstance(value, Many) or len(value.items) != len(target.elts):
+                raise self.error("the two sides have different lengths", node)
+            for part, item in zip(target.elts, value.items, strict=True):
+                self.assign(part, item, node)
+        elif isinstance(target, ast.Name):
+            if target.id in self.frame.variables:
+                self.assign_variable(target.id, value, node)
+            else:
+                self.frame.names[target.id] = self.unaliased(value, node)
+        else:
+            self.store(target, value, node)
+
+    def unaliased(self, value: Folded, node: ast.AST) -> Folded:
+        """A name bound to another variable's register keeps the value, not the variable."""
+        if isinstance(value, Dyn) and not value.reg.name.startswith("_t"):
+            copy = self.temp(node, value.kind)
+            self.emit("mov", node, dst=copy, args=(value.reg,))
+            return Dyn(copy, value.kind)
+        return value
+
+    def assign_variable(self, name: str, value: Folded, node: ast.AST) -> None:
+        """Assign to a local with a register; its kind grows to cover every assignment."""
+        context = self.frame.base
+        known = self.variable_kinds.get((context, name))
+        have = (
+            value.kind if isinstance(value, Dyn) else kind_of_constant(self.const_of(value, node))
+        )
+        kind = known or have
+        if kind is None:
+            if not isinstance(value, Const) or value.value is not None:
+                raise self.error(f"{name}: this cannot be kept in a variable", node)
+            self.frame.names[name] = value
+            return
+        joined = join_kinds(kind, have, self.world.sizes) if have else kind
+        if (context, name) in self.declared:
+            joined = known
+        if joined is None:
+            raise self.error(f"{name} is assigned values of different kinds", node)
+        if known is None or not same_kind(joined, known, self.world.sizes):
+            self.variable_kinds[context, name] = joined
+            self.grew = name
+        self.frame.names[name] = None
+        reg = self.register(context, name, joined)
+        code = self.operand(value, joined, node, name)
+        self.emit("mov", node, dst=reg, args=(code,))
+
+    def store(self, target: ast.expr, value: Folded, node: ast.AST) -> None:
+        """Assignment to a field of an object, of a record, or to an array element."""
+        if isinstance(target, ast.Subscript):
+            base, index = self.expr(target.value), self.expr(target.slice)
+            if not isinstance(base, Place):
+                raise self.error("only an array field can be assigned to by index", target)
+            return self.store_element(base, index, value, node, target)
+        assert isinstance(target, ast.Attribute)
+        base = self.expr(target.value)
+        if isinstance(base, Record):
+            return self.store_record(base, target, value, node)
+        if isinstance(base, Const) and target.attr in getattr(base.value, "fields", {}):
+            place = Place(base.value.fields[target.attr], base.value.index)
+            return self.store_element(place, None, value, node, target)
+        if isinstance(base, Dyn) and isinstance(base.kind, Ref):
+            cls = type(self.world.instances(base.kind.struct)[0])
+            if target.attr in cls.fields:
+                place = Place(cls.fields[target.attr], base.reg)
+                return self.store_element(place, None, value, node, target)
+        raise self.error(f".{target.attr} is not a field that can be assigned", target)
+
+    def store_element(
+        self, place: Place, inner: Folded | None, value: Folded, node: ast.AST, target: ast.AST
+    ) -> None:
+        start = len(self.block.ops)
+        code = self.operand(value, place.field.kind, node, place.field.key)
+        at = node if isinstance(node, ast.AugAssign) else target
+        op = self.access("store", place, target, inner=inner, rest=(code,), at=at)
+        op.first = self.block.ops[start]
+
+    def store_record(self, record: Record, target: ast.Attribute, value: Any, node: Any) -> None:
+        if target.attr not in record.cls.kinds:
+            known = ", ".join(record.cls.kinds)
+            raise self.error(f"{record.cls.__name__}.{target.attr} is not a field", node, known)
+        kind = record.cls.kinds[target.attr]
+        reg = self.register(record.context, f"{record.name}.{target.attr}", kind)
+        code = self.operand(value, kind, node, f"{record.cls.__name__}.{target.attr}")
+        self.emit("mov", node, dst=reg, args=(code,))
+
+    def stmt_AugAssign(self, node: ast.AugAssign) -> None:
+        load = ast.copy_location(self.as_load(node.target), node.target)
+        operation = ast.BinOp(load, node.op, node.value)
+        ast.copy_location(operation, node)
+        operation.number = node.number  # type: ignore[attr-defined]
+        value = self.expr(operation)
+        self.assign_again(node, value)
+
+    def as_load(self, target: ast.expr) -> ast.expr:
+        """The target of `x += y` as the expression that reads it."""
+        copy: Any = type(target)(**{f: getattr(target, f) for f in target._fields})
+        copy.ctx = ast.Load()
+        copy.number = target.number  # type: ignore[attr-defined]
+        return ast.copy_location(copy, target)  # type: ignore[no-any-return]
+
+    def assign_again(self, node: ast.AugAssign, value: Folded) -> None:
+        """The store of `x += y`: its target is folded again, so it may read nothing on the way."""
+        block, before = self.block, len(self.block.ops)
+        self.assign(node.target, value, node)
+        if self.block is not block or any(op.code == "load" for op in block.ops[before:]):
+            hint = "bind what it reads to a local first"
+            raise self.error("the target of += reads shared state on the way", node, hint)
+
+    def stmt_If(self, node: ast.If) -> None:
+        yes, no, after = Block(), Block(), Block()
+        known = self.condition(node.test, yes, no)
+        if known is not None:
+            self.statements(node.body if known else node.orelse)
+            return
+        joins = False
+        for block, body in ((yes, node.body), (no, node.orelse)):
+            self.block = block
+            self.statements(body)
+            if self.block.end is None:
+                self.block.end = ("jump", after)
+                joins = True
+        self.block = after
+        if not joins:
+            self.unreachable()
+
+    def stmt_While(self, node: ast.While) -> None:
+        head, body, after = Block(), Block(), Block()
+        self.block.end = ("jump", head)
+        self.block = head
+        self.emit("loop", node, site=self.site(node))
+        known = self.condition(node.test, body, after)
+        if known is False:
+            return
+        if known is True:
+            self.block.end = ("jump", body)
+        loop = Loop(head, after, len(self.frame.held))
+        self.frame.loops.append(loop)
+        self.block = body
+        self.statements(node.body)
+        if self.block.end is None:
+            self.block.end = ("jump", head)
+        self.frame.loops.pop()
+        self.block = after
+        if known is True and not loop.broken:
+            self.unreachable()
+
+    def stmt_For(self, node: ast.For) -> None:
+        """A loop over objects known now: unrolled, each iteration in a context of its own."""
+        items = calls.iteration(self, node)
+        after = Block()
+        context = self.frame.context
+        for position, item in enumerate(items):
+            following = Block()
+            self.frame.context = (*context, (node.number, position))  # type: ignore[attr-defined]
+            loop = Loop(following, after, len(self.frame.held))
+            self.frame.loops.append(loop)
+            self.assign(node.target, item, node)
+            self.statements(node.body)
+            self.frame.loops.pop()
+            if self.block.end is None:
+                self.block.end = ("jump", following)
+            self.block = following
+        self.frame.context = context
+        self.block.end = ("jump", after)
+        self.block = after
+
+    def stmt_Break(self, node: ast.Break) -> None:
+        self.jump_out(node, breaks=True)
+
+    def stmt_Continue(self, node: ast.Continue) -> None:
+        self.jump_out(node, breaks=False)
+
+    def jump_out(self, node: ast.Break | ast.Continue, breaks: bool) -> None:
+        """break and continue: the locks taken inside the loop are dropped first."""
+        if not self.frame.loops:
+            raise self.error("not inside a loop", node)
+        loop = self.frame.loops[-1]
+        for depth, (_, place, mode) in enumerate(reversed(self.frame.held[loop.held :])):
+            calls.release(self, place, mode, node, depth)
+        loop.broken = loop.broken or breaks
+        self.block.end = ("jump", loop.after if breaks else loop.following)
+
+    def stmt_With(self, node: ast.With) -> None:
+        calls.with_statement(self, node)

@@ -1,0 +1,408 @@
+"""Mutants: functions of the model with one thing wrong, and what exploring the model with them
+finds.
+
+A mutant is written in the process language, like what it replaces, and is known by name; it may
+replace several functions.  None of them is a proposal.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+from mmuwitness.explore.search import search
+from mmuwitness.model.claims import CLAIMS, Claim
+from mmuwitness.model.era import Era
+from mmuwitness.model.host import Host, find_arch
+from mmuwitness.model.kvm import kvm_main
+from mmuwitness.model.kvm.kvm_host import KvmHvaRange, Spte
+from mmuwitness.model.kvm.kvm_main import kvm_mmu_invalidate_begin, observe_change_pte
+from mmuwitness.model.mm.memory import zap_pte_range
+from mmuwitness.model.mm.mm_types import Pte, copy_page, get_page, put_page
+from mmuwitness.model.mm.mmu_notifier import (
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+    ptep_clear_flush,
+    set_pte_at_notify,
+)
+from mmuwitness.model.mm.rmap import (
+    lru_cache_add,
+    page_add_anon_rmap,
+    page_add_new_anon_rmap,
+    page_remove_rmap,
+)
+from mmuwitness.model.primitives import feature, read_lock, spin_lock, write_lock
+from mmuwitness.model.scenarios import Scenario, find_scenario
+from mmuwitness.process.language import qualified_name
+from mmuwitness.process.native import NativeProgram, compile_ir
+from mmuwitness.process.program import Program, fold
+
+MUTANTS: dict[str, dict[str, FunctionType]] = {}
+
+
+def model_function(name: str) -> FunctionType:
+    """What stands under a qualified name in the model."""
+    parts = name.split(".")
+    module = importlib.import_module(".".join(["mmuwitness.model", *parts[:2]]))
+    found: Any = module
+    for part in parts[2:]:
+        found = getattr(found, part)
+    assert qualified_name(found) == name, f"{name} is defined elsewhere"
+    assert isinstance(found, FunctionType)
+    return found
+
+
+def mutant(name: str, *replaces: str) -> Callable[[FunctionType], FunctionType]:
+    """`name` is the model with this function in the place of those."""
+
+    def register(function: FunctionType) -> FunctionType:
+        for each in replaces:
+            model_function(each)
+            MUTANTS.setdefault(name, {})[each] = function
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What exploring found, by the names of claims."""
+
+    states: int
+    complete: bool
+    deadlock: bool
+    violated: frozenset[str]
+    reached: frozenset[str]
+
+
+def kernel(name: str) -> Era:
+    """`v6.1 -prefetch_guard` and the like."""
+    release, *changes = name.split()
+    return Era(release, tuple(changes))
+
+
+def mutated_host(scenario: Scenario, era: str, arch: str, *names: str) -> Host:
+    host = scenario.host(kernel(era), find_arch(arch))
+    for name in names:
+        host.overrides |= MUTANTS[name]
+    return host
+
+
+def explore_program(program: Program) -> Outcome:
+    native = NativeProgram(compile_ir(program.lowered.text))
+    result = search(native.address, program.initial, program.lowered.successors_max)
+    assert result.error is None, program.lowered.errors[result.error.site - 1]
+    marks = {program.lowered.marks[bit] for bit in result.covered}
+    violated = {program.claims[bit] for bit in result.violated}
+    marked = {kind: {c.name for c in CLAIMS.values() if c.kind == kind and c.mark in marks}
+              for kind in ("never", "sometimes")}  # fmt: skip
+    return Outcome(
+        result.states,
+        result.complete,
+        result.deadlock is not None,
+        frozenset(violated | marked["never"]),
+        frozenset(marked["sometimes"]),
+    )
+
+
+@cache
+def outcome_of(scenario: Scenario, era: str, arch: str, *names: str) -> Outcome:
+    """Every interleaving of a scenario on a kernel, with the mutants of these names in it."""
+    program = fold(mutated_host(scenario, era, arch, *names))
+    for name in names:
+        unused = set(MUTANTS[name]) - program.functions
+        assert len(unused) < len(MUTANTS[name]), f"{name}: nobody calls {', '.join(unused)}"
+    return explore_program(program)
+
+
+def outcome(scenario: str, era: str, arch: str, *names: str) -> Outcome:
+    return outcome_of(find_scenario(scenario), era, arch, *names)
+
+
+def outcome_for(
+    claims: Sequence[Claim], scenario: str, era: str, arch: str, *names: str
+) -> Outcome:
+    """The same with these claims in the place of the model's own."""
+    host = mutated_host(find_scenario(scenario), era, arch, *names)
+    host.claims = claims
+    return explore_program(fold(host))
+
+
+# The retry protocol
+
+
+@mutant("faults never retry", "kvm.kvm_main.mmu_invalidate_retry")
+def retry_never(kvm, mmu_seq):
+    return False
+
+
+@mutant("faults never retry", "kvm.kvm_main.mmu_invalidate_retry_gfn")
+def retry_never_gfn(kvm, mmu_seq, gfn):
+    return False
+
+
+@mutant("faults look at the count alone", "kvm.kvm_main.mmu_invalidate_retry")
+def retry_if_in_progress(kvm, mmu_seq):
+    return kvm.mmu_invalidate_in_progress != 0
+
+
+@mutant("faults look at the count alone", "kvm.kvm_main.mmu_invalidate_retry_gfn")
+def retry_if_in_progress_gfn(kvm, mmu_seq, gfn):
+    return kvm.mmu_invalidate_in_progress != 0
+
+
+@mutant("faults look at the sequence alone", "kvm.kvm_main.mmu_invalidate_retry")
+def retry_if_sequence_moved(kvm, mmu_seq):
+    return kvm.mmu_invalidate_seq != mmu_seq
+
+
+@mutant("faults look at the sequence alone", "kvm.kvm_main.mmu_invalidate_retry_gfn")
+def retry_if_sequence_moved_gfn(kvm, mmu_seq, gfn):
+    return kvm.mmu_invalidate_seq != mmu_seq
+
+
+@mutant("faults map all writable", "kvm.kvm_main.hva_to_pfn")
+def map_all_writable(kvm, fault, writable):
+    addr = kvm_main.gfn_to_hva(kvm, fault.gfn)
+    fault.page = kvm_main.get_user_pages_unlocked(kvm.mm, addr, fault.write)
+    fault.map_writable = True
+
+
+# start() and end()
+
+
+@mutant("start() does not flush", "kvm.kvm_main.kvm_flush_remote_tlbs")
+def flush_nothing(kvm):
+    return
+
+
+@mutant(
+    "start() does not zap",
+    "arch.arch.Arch.kvm_unmap_gfn_range",
+    "arch.arm64.Arm64.kvm_unmap_gfn_range",
+)
+def zap_nothing(self, kvm, range):
+    return False
+
+
+@mutant("start() does not count", "kvm.kvm_main.kvm_mmu_invalidate_begin")
+def begin_nothing(kvm, range):
+    return
+
+
+@mutant("end() keeps the count up", "kvm.kvm_main.kvm_mmu_invalidate_end")
+def end_never_idle(kvm, range):
+    kvm.mmu_invalidate_seq.bump()
+    kvm.unbumped -= 1
+    if kvm.mmu_invalidate_in_progress > 1:
+        kvm.mmu_invalidate_in_progress -= 1
+
+
+@mutant("end() does not bump", "kvm.kvm_main.kvm_mmu_invalidate_end")
+def end_without_bump(kvm, range):
+    kvm.mmu_invalidate_in_progress -= 1
+
+
+@mutant("end() lowers the count first", "kvm.kvm_main.kvm_mmu_invalidate_end")
+def end_count_first(kvm, range):
+    kvm.mmu_invalidate_in_progress -= 1
+    kvm.mmu_invalidate_seq.bump()
+    kvm.unbumped -= 1
+
+
+@mutant(
+    "end() bumps in a critical section of its own",
+    "kvm.kvm_main.kvm_mmu_notifier_invalidate_range_end",
+)
+def end_in_two_sections(kvm, start, end):
+    with write_lock(kvm.mmu_lock):
+        kvm.mmu_invalidate_in_progress -= 1
+    with write_lock(kvm.mmu_lock):
+        kvm.mmu_invalidate_seq.bump()
+        kvm.unbumped -= 1
+    with spin_lock(kvm.mn_invalidate_lock):
+        kvm.mn_active_invalidate_count -= 1
+
+
+@mutant("start() opens two windows", "kvm.kvm_main.kvm_mmu_notifier_invalidate_range_start")
+def start_twice(kvm, start, end):
+    with spin_lock(kvm.mn_invalidate_lock):
+        kvm.mn_active_invalidate_count += 1
+    range = KvmHvaRange(
+        start=start,
+        end=end,
+        pte=Pte(),
+        on_lock=begin_twice,
+        handler=kvm_main.kvm_mmu_unmap_gfn_range,
+        flush_on_ret=True,
+        elides_lock=feature.invalidate_elides_lock,
+    )
+    kvm_main.__kvm_handle_hva_range(kvm, range)
+
+
+def begin_twice(kvm, range):
+    if kvm.mmu_invalidate_in_progress == 0:
+        kvm_mmu_invalidate_begin(kvm, range)
+    kvm_mmu_invalidate_begin(kvm, range)
+
+
+# The primary MMU
+
+
+@mutant("the page is freed before start()", "mm.memory.zap_page_range_single")
+def zap_and_free_first(mm, addr):
+    with read_lock(mm.mmap_lock):
+        page = zap_pte_range(mm, addr)
+        if page is not None:
+            put_page(page)
+        mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
+        mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
+
+
+@mutant("the page is freed inside the window", "mm.memory.zap_page_range_single")
+def zap_and_free_inside(mm, addr):
+    with read_lock(mm.mmap_lock):
+        mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
+        page = zap_pte_range(mm, addr)
+        if page is not None:
+            put_page(page)
+        mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
+
+
+@mutant("COW puts the old page before it tells KVM", "mm.memory.wp_page_copy")
+def copy_and_put_early(mm, addr, orig_pte, unshare):
+    old = orig_pte.page
+    new = copy_page(old, mm)
+    if new is None:
+        put_page(old)
+        return
+    copied = False
+    if feature.change_pte_bracketed:
+        mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
+    with spin_lock(mm.ptl):
+        if mm.pte[addr] == orig_pte:
+            ptep_clear_flush(mm, addr)
+            page_add_new_anon_rmap(new, addr)
+            lru_cache_add(new)
+            page_remove_rmap(old, addr)
+            put_page(old)
+            put_page(old)
+            set_pte_at_notify(mm, addr, Pte(present=True, write=True, dirty=True, page=new))
+            copied = True
+    if feature.change_pte_bracketed:
+        mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
+    if not copied:
+        put_page(new)
+        put_page(old)
+
+
+@mutant("KSM write-protects without a window", "mm.ksm.write_protect_page")
+def protect_without_window(mm, addr, page):
+    done = False
+    orig_pte = Pte()
+    with spin_lock(mm.ptl):
+        pte = mm.pte[addr]
+        if pte.present and pte.page is page and page.mapcount + 1 == page.refcount:
+            orig_pte = pte.replace(write=False, dirty=False)
+            mm.pte[addr] = orig_pte
+            done = True
+    return done, orig_pte
+
+
+@mutant("KSM write-protects without a flush", "mm.ksm.write_protect_page")
+def protect_without_flush(mm, addr, page):
+    done = False
+    orig_pte = Pte()
+    mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
+    with spin_lock(mm.ptl):
+        pte = mm.pte[addr]
+        if pte.present and pte.page is page and page.mapcount + 1 == page.refcount:
+            orig_pte = pte.replace(write=False, dirty=False)
+            set_pte_at_notify(mm, addr, orig_pte)
+            done = True
+    mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
+    return done, orig_pte
+
+
+@mutant("KSM does not compare the PTE again", "mm.ksm.replace_page")
+def replace_what_is_mapped(mm, addr, page, kpage, orig_pte):
+    replaced = False
+    mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
+    with spin_lock(mm.ptl):
+        pte = mm.pte[addr]
+        if pte.present:
+            get_page(kpage)
+            page_add_anon_rmap(kpage)
+            ptep_clear_flush(mm, addr)
+            set_pte_at_notify(mm, addr, Pte(present=True, page=kpage))
+            page_remove_rmap(pte.page, addr)
+            put_page(pte.page)
+            replaced = True
+    mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
+    return replaced
+
+
+# change_pte
+
+
+@mutant("change_pte keeps an SPTE writable", "arch.x86.X86.kvm_set_spte_gfn")
+def change_and_keep_writable(self, kvm, range):
+    old = kvm.spte[range.start]
+    if not old.present:
+        return False
+    kvm.spte[range.start] = old.replace(page=range.arg_pte.page)
+    return True
+
+
+@mutant("change_pte installs where nothing was", "arch.x86.X86.kvm_set_spte_gfn")
+def prefetch_into_absent(self, kvm, range):
+    """R2: the proposal to let x86 use change_pte for prefetching, without a guard."""
+    kvm.spte[range.start] = Spte(present=True, page=range.arg_pte.page)
+    return True
+
+
+@mutant(
+    "change_pte looks for a leaf first",
+    "arch.arm64.Arm64.kvm_set_spte_gfn",
+    "arch.riscv.Riscv.kvm_set_spte_gfn",
+)
+def change_present_leaves(self, kvm, range):
+    if not kvm.spte[range.start].present:
+        return False
+    kvm.spte[range.start] = Spte(present=True, page=range.arg_pte.page)
+    return True
+
+
+@mutant("change_pte installs read-only", "arch.mips.Mips.kvm_set_spte_gfn")
+def install_read_only(self, kvm, range):
+    if kvm.table[self.table_of(kvm, range.start)]:
+        kvm.spte[range.start] = Spte(present=True, page=range.arg_pte.page)
+    return False
+
+
+@mutant("change_pte wants its window to be the only one", "kvm.kvm_main.kvm_change_spte_gfn")
+def change_alone(kvm, range):
+    """What closes R1: under mmu_lock, nothing is done while another window is open."""
+    if feature.change_pte_skips_invalid_slot and range.slot.invalid:
+        return False
+    if kvm.mmu_invalidate_in_progress != 1:
+        return False
+    old = kvm.spte[range.start]
+    flush = kvm.arch.kvm_set_spte_gfn(kvm, range)
+    observe_change_pte(kvm, old, kvm.spte[range.start], flush)
+    return flush
+
+
+@mutant("arm64 faults write the whole leaf", "arch.arm64.Arm64.install")
+def install_whole_leaf(self, kvm, fault):
+    """Before commit adcd4e23291e ("KVM: arm64: Add support for relaxing stage-2 perms in generic
+    page-table code") in v5.10: a permission fault maps what the lookup found, as any other."""
+    if kvm.spte[fault.gfn].present:
+        kvm.spte[fault.gfn] = Spte()
+        self.flush_gfn(kvm, fault.gfn)
+    kvm.table[self.table_of(kvm, fault.gfn)] = True
+    self.map(kvm, fault)
