@@ -25,6 +25,7 @@ from tests.explore.native_models import (
     tree_model,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 WIDTHS = (1, 2, 3, 5)
 
 
@@ -225,6 +226,23 @@ def sum_of_bytes(state: State) -> int:
     return sum(sum(word.to_bytes(8, "little")) for word in state)
 
 
+def test_works_where_address_space_is_scarce() -> None:
+    code = """if True:
+        import resource
+        from mmuwitness.explore.search import search
+        from tests.explore.native_models import counter_model
+        model = counter_model(8, 4, 2)
+        resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
+        for threads in (1, 2):
+            result = search(model.address, [0, 0], 8, threads=threads, memory_limit_bytes=1 << 40)
+            print(result.states, result.complete)
+    """
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert found.stdout == f"{5**8} True\n" * 2
+
+
 def test_stops_before_indices_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_memory, "INDEX_LIMIT", 5000)
     result = search(counter_model(12, 5, 3).address, [0] * 3, 12)
@@ -255,9 +273,9 @@ def test_reports_progress(threads: int) -> None:
     )
     assert seen
     assert [each.states for each in seen] == sorted(each.states for each in seen)
-    assert all(b.seconds - a.seconds >= 0.1 for a, b in itertools.pairwise(seen))
+    assert all(b.seconds - a.seconds > 0.099 for a, b in itertools.pairwise(seen))
     assert all(0 < each.frontier <= each.states <= result.states for each in seen)
-    assert all(each.rate > 0 and each.depth <= result.depth for each in seen)
+    assert all(each.rate >= 0 and each.depth <= result.depth for each in seen)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -19,8 +18,8 @@ from mmuwitness.model.claims import CLAIMS, Claim
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host, find_arch
 from mmuwitness.model.kvm import kvm_main
-from mmuwitness.model.kvm.kvm_host import KvmHvaRange, Spte
-from mmuwitness.model.kvm.kvm_main import kvm_mmu_invalidate_begin, observe_change_pte
+from mmuwitness.model.kvm.kvm_host import Spte
+from mmuwitness.model.kvm.kvm_main import observe_change_pte
 from mmuwitness.model.mm.memory import zap_pte_range
 from mmuwitness.model.mm.mm_types import Pte, copy_page, get_page, put_page
 from mmuwitness.model.mm.mmu_notifier import (
@@ -109,14 +108,19 @@ def explore_program(program: Program) -> Outcome:
     )
 
 
-@cache
+OUTCOMES: dict[tuple[str, ...], Outcome] = {}
+
+
 def outcome_of(scenario: Scenario, era: str, arch: str, *names: str) -> Outcome:
     """Every interleaving of a scenario on a kernel, with the mutants of these names in it."""
-    program = fold(mutated_host(scenario, era, arch, *names))
-    for name in names:
-        unused = set(MUTANTS[name]) - program.functions
-        assert len(unused) < len(MUTANTS[name]), f"{name}: nobody calls {', '.join(unused)}"
-    return explore_program(program)
+    key = (scenario.name, era, arch, *names)
+    if key not in OUTCOMES:
+        program = fold(mutated_host(scenario, era, arch, *names))
+        for name in names:
+            called = program.functions.intersection(MUTANTS[name])
+            assert called, f"{name}: nobody calls {', '.join(MUTANTS[name])}"
+        OUTCOMES[key] = explore_program(program)
+    return OUTCOMES[key]
 
 
 def outcome(scenario: str, era: str, arch: str, *names: str) -> Outcome:
@@ -226,28 +230,6 @@ def end_in_two_sections(kvm, start, end):
         kvm.unbumped -= 1
     with spin_lock(kvm.mn_invalidate_lock):
         kvm.mn_active_invalidate_count -= 1
-
-
-@mutant("start() opens two windows", "kvm.kvm_main.kvm_mmu_notifier_invalidate_range_start")
-def start_twice(kvm, start, end):
-    with spin_lock(kvm.mn_invalidate_lock):
-        kvm.mn_active_invalidate_count += 1
-    range = KvmHvaRange(
-        start=start,
-        end=end,
-        pte=Pte(),
-        on_lock=begin_twice,
-        handler=kvm_main.kvm_mmu_unmap_gfn_range,
-        flush_on_ret=True,
-        elides_lock=feature.invalidate_elides_lock,
-    )
-    kvm_main.__kvm_handle_hva_range(kvm, range)
-
-
-def begin_twice(kvm, range):
-    if kvm.mmu_invalidate_in_progress == 0:
-        kvm_mmu_invalidate_begin(kvm, range)
-    kvm_mmu_invalidate_begin(kvm, range)
 
 
 # The primary MMU

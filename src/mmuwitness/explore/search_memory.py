@@ -106,7 +106,7 @@ class Worker(ctypes.Structure):
     ]
 
     def position(self) -> tuple[int, ...]:
-        """Changes with every move the worker makes."""
+        """Changes with nearly every move the worker makes."""
         return self.head, self.count, self.turn, self.depth
 
     def deepest(self) -> int:
@@ -127,17 +127,6 @@ class Memory:
         self.size = size
         # Private, because shared anonymous memory gets no huge pages.
         self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-    @classmethod
-    def reserve(cls, size: int) -> Memory:
-        """As much of `size` as the system lets us have without a promise to use it."""
-        while True:
-            try:
-                return cls(size)
-            except (OSError, MemoryError):
-                if size < HUGE_BYTES:
-                    raise
-                size //= 2
 
     @property
     def address(self) -> int:
@@ -181,14 +170,29 @@ class Part:
         self.held: list[Memory] = []  # whose addresses the worker knows
         self.state_bytes = 8 * width + 4
         affordable = memory_bytes / (self.state_bytes + LINE_BYTES / (BUCKET_SLOTS * LOAD))
-        wanted = max(int(affordable), FIRST_CAPACITY)
-        self.states = Memory.reserve(wanted * 8 * width)
-        self.parents = Memory.reserve(wanted * 4)
-        fitting = min(wanted, self.states.size // (8 * width), self.parents.size // 4)
+        fitting = self._reserve(max(int(affordable), FIRST_CAPACITY))
         self.most = min(fitting, indices)
         self.limit = "memory" if fitting <= indices else "indices"
         self.table = Memory(LINE_BYTES)
         worker.states, worker.parents = self.states.address, self.parents.address
+        worker.capacity = self.most  # until there is a table: see grow()
+
+    def _reserve(self, capacity: int) -> int:
+        """Address space for `capacity` states, or for as many as the system allows."""
+        while True:
+            try:
+                self.states = Memory(capacity * 8 * self.width)
+                self.parents = Memory(capacity * 4)
+                Memory(self._table_bytes(capacity)).close()  # there is room for it
+                return capacity
+            except OSError:
+                if capacity < FIRST_CAPACITY:
+                    raise
+                capacity //= 2
+
+    @staticmethod
+    def _table_bytes(capacity: int) -> int:
+        return (int(capacity / (BUCKET_SLOTS * LOAD)) + 1) * LINE_BYTES
 
     @property
     def address(self) -> int:
@@ -205,7 +209,7 @@ class Part:
         capacity = min(capacity, self.most)
         worker.capacity = 0
         self.table.close()
-        self.table = Memory((int(capacity / (BUCKET_SLOTS * LOAD)) + 1) * LINE_BYTES)
+        self.table = Memory(self._table_bytes(capacity))
         for memory, used in (
             (self.table, self.table.size),
             (self.states, worker.count * 8 * self.width),

@@ -45,8 +45,8 @@ NATIVE = {
 
 SLOTS_AT = 16  # byte offset of the 32-bit slots in a bucket; before them one tag byte per slot
 
-STATES, PARENTS, BUCKETS, BUCKET_COUNT, COUNT, CANDIDATES, BATCH_ROOM, PARTS = offsets(
-    "states parents buckets bucket_count count candidates batch_room parts"
+STATES, PARENTS, BUCKETS, BUCKET_COUNT, COUNT, CAPACITY, CANDIDATES, BATCH_ROOM, PARTS = offsets(
+    "states parents buckets bucket_count count capacity candidates batch_room parts"
 )
 
 
@@ -191,7 +191,8 @@ def enter(worker, width, first, end):
 @njit(**NATIVE)
 def deal(worker, width, first, end, workers, renamed):
     """Hand the states first .. end - 1 of a lone worker to many, each to the owner of its hash,
-    and write their new global indices to the 32-bit array at `renamed`. The many have room."""
+    and write their new global indices to the 32-bit array at `renamed`. Returns `end`, or the
+    state whose owner has no room for it."""
     parts = load(load(workers) + PARTS)
     states, parents = load(worker + STATES), load(worker + PARENTS)
     for state in range(first, end):
@@ -199,6 +200,8 @@ def deal(worker, width, first, end, workers, renamed):
         owner = part_of(hash_of(source, width), parts)
         target = load(workers + 8 * owner)
         local = load(target + COUNT)
+        if local >= load(target + CAPACITY):
+            return state
         copy = load(target + STATES) + local * 8 * width
         for word in range(width):
             store(copy + 8 * word, load(source + 8 * word))

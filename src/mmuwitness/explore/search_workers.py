@@ -17,6 +17,7 @@ from mmuwitness.explore import core_cache, search_memory
 from mmuwitness.explore.search_memory import (
     BATCH_SECTIONS,
     BLOCK,
+    ENTER_STEP,
     LINE_BYTES,
     Memory,
     Part,
@@ -118,8 +119,8 @@ class Workers:
                 successors=request.successors, max_successors=most,
                 candidates=candidates, meta=meta, info=info, out=info + 8 * 4,
                 part=number, parts=parts, outboxes=board.address + counters, board=board.address,
-                patience=PATIENCE,
                 ring=ring, batch_bytes=batch, batch_room=room, section_bytes=section,
+                patience=PATIENCE,
                 want_claims=request.stop_when.claims, want_covers=request.stop_when.covers,
                 want_deadlock=request.stop_when.deadlock, want_any=request.stop_when.any_of,
                 divide_states=NEVER, divide_frontier=DIVIDE_FRONTIER, deadlock_state=-1,
@@ -192,21 +193,16 @@ class Workers:
         return Status.SPENT
 
     def _divide(self, threads: int) -> bool:
-        """Hand the states of the lone worker to `threads` new ones, between two levels. False if
-        there is no memory for that."""
-        lone = self.parts[0]
-        old = lone.worker
-        if 4 * lone.bytes_used() > self.request.memory_limit_bytes:
+        """Replace the lone worker, between two levels. False if there is no memory for that."""
+        old = self.parts[0].worker
+        if 4 * self.parts[0].bytes_used() > self.request.memory_limit_bytes:
             return False
         try:
-            parts = self._employ(threads)
-            renamed = Memory(4 * old.count)
-            addresses = (ctypes.c_int64 * threads)(*(part.address for part in parts))
-            deal_to = ctypes.addressof(addresses), renamed.address
-            self.core.deal(lone.address, 0, old.level_start, *deal_to)
-            for part in parts:
-                part.worker.head = part.worker.level_start = part.worker.count
-            self.core.deal(lone.address, old.level_start, old.count, *deal_to)
+            parts, renamed = self._employ(threads), Memory(4 * old.count)
+            # Where address space is scarce, many would have to stop before the lone one.
+            scarce = sum(part.most for part in parts) < 0.9 * self.parts[0].most
+            if scarce or not self._deal(parts, renamed):
+                return False
             for part in parts:
                 part.grow(2 * part.worker.count)
         except OSError:
@@ -219,6 +215,21 @@ class Workers:
         with renamed.words("I") as names:
             _keep_findings(old, parts[0].worker, names)
         self.parts = parts
+        return True
+
+    def _deal(self, parts: list[Part], renamed: Memory) -> bool:
+        """Hand the states of the lone worker to those that own them. False if one has no room."""
+        lone = self.parts[0]
+        old = lone.worker
+        workers = (ctypes.c_int64 * len(parts))(*(part.address for part in parts))
+        for first, end in ((0, old.level_start), (old.level_start, old.count)):
+            for part in parts:  # the second time: after what earlier levels found
+                part.worker.head = part.worker.level_start = part.worker.count
+            for at in range(first, end, ENTER_STEP):
+                to = min(at + ENTER_STEP, end)
+                targets = ctypes.addressof(workers), renamed.address
+                if self.core.deal(lone.address, at, to, *targets) < to:
+                    return False
         return True
 
     def _drive_all(self) -> None:

@@ -105,7 +105,7 @@ inline put_page(page) {
 /* The lowest free page, with one reference; there is one. */
 inline alloc_page(page) {
 	page = (free(0) -> 0 : (free(1) -> 1 : (free(2) -> 2 : 3)));
-	get_page(page)
+	refcounts = refcounts + (1 << 3 * (page))
 }
 
 inline lru_cache_add(page) {

@@ -10,11 +10,10 @@ from mmuwitness.model.primitives import (
     choose,
     cover,
     feature,
-    lock,
     spin_lock,
     trace,
-    unlock,
     warn_on,
+    write_lock,
 )
 
 CHANGES = "change_pte changes a present SPTE"
@@ -79,39 +78,47 @@ def kvm_mmu_change_pte_begin(kvm, range):
         kvm.mmu_invalidate_seq.bump()
 
 
-def __kvm_handle_hva_range(kvm, range):
-    """Calls the handler for the part of every memslot that the range hits, under mmu_lock; the
-    lock is taken when the first is hit, or at once in kernels that do not elide it."""
-    locked = False
-    flush = False
-    if not range.elides_lock:
-        lock(kvm.mmu_lock)
-        range.on_lock(kvm, range)
+def hits_memslot(kvm, range):
+    """memslots_overlapping(): some of the range is guest memory."""
+    hit = False
     for slot in kvm.memslots:
-        hva_start = max(range.start, slot.userspace_addr)
-        hva_end = min(range.end, slot.userspace_addr + slot.npages)
-        if hva_start < hva_end:
-            if range.elides_lock and not locked:
-                lock(kvm.mmu_lock)
-                range.on_lock(kvm, range)
-                locked = True
-            if range.handler is not None:
-                offset = slot.base_gfn - slot.userspace_addr
-                gfn_range = KvmGfnRange(
-                    slot=slot,
-                    start=hva_start + offset,
-                    end=hva_end + offset,
-                    arg_pte=range.pte,
-                )
-                flush = range.handler(kvm, gfn_range) or flush
-    if range.flush_on_ret and flush and feature.flush_before_unlock:
-        kvm_flush_remote_tlbs(kvm)
-    if locked or not range.elides_lock:
-        unlock(kvm.mmu_lock)
+        if range.start < slot.userspace_addr + slot.npages and slot.userspace_addr < range.end:
+            hit = True
+    return hit
+
+
+def __kvm_handle_hva_range(kvm, range):
+    """Calls the handler for the part of every memslot that the range hits, under mmu_lock.
+
+    Kernels that elide the lock take it at the first memslot that is hit; nothing is touched
+    before, so it is asked first whether there will be one."""
+    flush = False
+    if not range.elides_lock or hits_memslot(kvm, range):
+        with write_lock(kvm.mmu_lock):
+            range.on_lock(kvm, range)
+            for slot in kvm.memslots:
+                flush = kvm_handle_memslot(kvm, slot, range) or flush
+            if range.flush_on_ret and flush and feature.flush_before_unlock:
+                kvm_flush_remote_tlbs(kvm)
     if range.flush_on_ret and flush and not feature.flush_before_unlock:
         # Until commit 565f3be21746 ("KVM: mmu_notifier: Flush TLBs before releasing mmu_lock")
         # in v3.4
         kvm_flush_remote_tlbs(kvm)
+
+
+def kvm_handle_memslot(kvm, slot, range):
+    """The handler's call for one memslot: what of the range lies in it, as gfns."""
+    if range.handler is None:
+        return False
+    hva_start = max(range.start, slot.userspace_addr)
+    hva_end = min(range.end, slot.userspace_addr + slot.npages)
+    if hva_start >= hva_end:
+        return False
+    offset = slot.base_gfn - slot.userspace_addr
+    gfn_range = KvmGfnRange(
+        slot=slot, start=hva_start + offset, end=hva_end + offset, arg_pte=range.pte
+    )
+    return range.handler(kvm, gfn_range)
 
 
 def kvm_mmu_unmap_gfn_range(kvm, range):

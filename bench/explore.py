@@ -1,0 +1,216 @@
+"""Exploration beside SPIN: states per second, bytes per state, and from the shell to the verdict.
+
+Run: python -m bench.explore [--json].  It needs spin and gcc.
+
+Peers in the same run, on the same machine: SPIN's fastest builds of a Promela model that was
+written by hand, and has the same states and steps (tests/differential; compared here, too).  Every
+run is a process of its own; runs take turns; medians.  Time is that of the search alone, as each
+tool states it, and bytes are the peak of the process (of SPIN on two cores: of its first process,
+the shared memory that it touched included).  Both tools check the same claims.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bench.verdict import cold_cache
+
+RUNS = 3
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = {"one core": 6.0, "two cores": 9.0, "end to end": 4.0}
+QUICK = "quick"  # code that takes less time to make: how `mmuwitness check` explores
+
+# dontneed, larger: 2 vCPUs that read and write 2 gfns, 2 pages.
+SIZES = {"vcpus": 2, "pages": 2, "written_gfns": 2}
+MODEL = ROOT / "tests" / "differential" / "spin" / "dontneed.pml"
+SPIN = ["spin", "-o1", "-o2", "-o3", "-DNVCPU=2", "-DNPAGES=2", "-DWRITTEN=2"]
+GCC = ["gcc", "-march=native", "-DNOREDUCE", "-DSAFETY", "-DNOFAIR", "-DMEMLIM=16000", "-o", "pan"]
+PAN = ["./pan", "-m2000000", "-w24", "-n"]  # a table with more slots than there are states
+SPIN_SECONDS = re.compile(r"elapsed time ([\d.e+]+) seconds")
+SPIN_COUNTS = re.compile(r"errors: 0\n +(\d+) states, stored(?:.*\n){1,3} +(\d+) transitions")
+
+
+@dataclass
+class Row:
+    """One way to explore, and what its runs took.  command: in `directory`."""
+
+    name: str
+    cores: int
+    command: list[str]
+    directory: Path = ROOT
+    claims: bool = True
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    peak_bytes: list[int] = field(default_factory=list)
+    counts: tuple[int, int] = (0, 0)
+
+    @property
+    def ours(self) -> bool:
+        return self.directory == ROOT
+
+    @property
+    def rate(self) -> float:
+        return self.counts[0] / statistics.median(self.seconds)
+
+    @property
+    def bytes_per_state(self) -> float:
+        return statistics.median(self.peak_bytes) / self.counts[0]
+
+    def run(self) -> None:
+        said, wall, usage = finished(self.command, self.directory)
+        if self.ours:
+            found = json.loads(said)
+            seconds, counts = found["seconds"], (found["states"], found["steps"])
+        else:
+            states, transitions = map(int, SPIN_COUNTS.findall(said)[0])
+            # SPIN counts the initial state as a transition.
+            seconds, counts = max(map(float, SPIN_SECONDS.findall(said))), (states, transitions - 1)
+        if self.counts not in ((0, 0), counts):
+            sys.exit(f"{self.name}: {counts}, and {self.counts} before")
+        self.counts = counts
+        self.seconds.append(seconds)
+        self.cpu_seconds.append(usage.ru_utime + usage.ru_stime)
+        self.peak_bytes.append(usage.ru_maxrss * 1024)
+
+
+def finished(
+    command: list[str], directory: Path, cache: Path | None = None
+) -> tuple[str, float, os.struct_rusage]:
+    """Run a process to its end: what it printed, wall-clock seconds, resources used."""
+    environment = dict(os.environ)
+    if cache is not None:
+        environment["MMUWITNESS_CACHE"] = str(cache)
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, cwd=directory, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        said = output.read()
+    if process.returncode != 0:
+        sys.exit(f"{' '.join(command)} exits {process.returncode}\n{said[-2000:]}")
+    return said, wall, usage
+
+
+def explore_here(threads: int, thorough: bool) -> None:
+    """The child process that explores with mmuwitness."""
+    from mmuwitness.explore.explorer import explore
+    from mmuwitness.explore.programs import Folding
+    from mmuwitness.model.era import Era
+    from mmuwitness.model.scenarios import find_scenario
+
+    scenario = replace(find_scenario("dontneed"), name="bench.explore", sizes=SIZES)
+    folding = Folding(thorough=thorough)
+    found = explore(scenario, Era("v5.10"), "x86-tdp", folding=folding, threads=threads)
+    assert found.complete and not found.violated() and found.result.deadlock is None
+    result = found.result
+    print(json.dumps({"states": result.states, "steps": result.edges, "seconds": result.seconds}))
+
+
+def here(threads: int, *more: str) -> list[str]:
+    return [sys.executable, "-m", "bench.explore", "--threads", str(threads), *more]
+
+
+def build(directory: Path, gcc: list[str], spin: list[str]) -> Path:
+    directory.mkdir(exist_ok=True)
+    finished([*SPIN, *spin, "-a", str(MODEL)], directory)
+    finished([*GCC, *gcc, "pan.c"], directory)
+    return directory
+
+
+def spin_rows(directory: Path) -> list[Row]:
+    """SPIN's fastest builds.  VMAX: the size of a state, for the queues between its processes."""
+    made = []
+    for name, cores, gcc, spin, pan in (
+        ("SPIN", 1, ["-DNOCOMP"], [], []),
+        ("SPIN, states compressed", 1, [], [], []),
+        ("SPIN, without claims", 1, ["-DNOCOMP"], ["-DNOCLAIMS"], []),
+        ("SPIN, BFS_PAR", 2, ["-DBFS_PAR"], [], ["-u2"]),
+        ("SPIN, NCORE=2", 2, ["-DNCORE=2", "-DNOCOMP", "-DVMAX=56"], [], []),
+    ):
+        place = build(directory / name, ["-O3", *gcc], spin)
+        made.append(Row(name, cores, [*PAN, *pan], place, not spin))
+    return made
+
+
+def end_to_end(directory: Path) -> dict[str, float]:
+    """From the shell to the verdict, in seconds: the program is not compiled yet, but mmuwitness
+    has its search core, which is compiled once per installation."""
+    taken: dict[str, list[float]] = {"mmuwitness": [], "SPIN": []}
+    for run in range(RUNS):
+        cache = directory / f"cache{run}"
+        cache.mkdir()
+        _, wall, _ = finished(here(1, QUICK), ROOT, cold_cache(cache))
+        taken["mmuwitness"].append(wall)
+        start = time.perf_counter()
+        finished(PAN, build(directory / f"end{run}", ["-O2", "-DNOCOMP"], []))
+        taken["SPIN"].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def measure(directory: Path) -> tuple[list[Row], dict[str, float]]:
+    rows = [
+        Row("mmuwitness", 1, here(1)),
+        Row("mmuwitness", 2, here(2)),
+        *spin_rows(directory),
+    ]
+    finished(rows[0].command, ROOT)  # compiles
+    for _ in range(RUNS):
+        for row in rows:
+            row.run()
+    if len({row.counts for row in rows}) != 1:
+        sys.exit("they disagree: " + ", ".join(f"{row.name} {row.counts}" for row in rows))
+    return rows, end_to_end(directory)
+
+
+def ratios(rows: list[Row], whole: dict[str, float]) -> dict[str, float]:
+    peers = [row for row in rows if not row.ours and row.claims]
+    alone = max((row for row in peers if row.cores == 1), key=lambda row: row.rate)
+    return {
+        "one core": rows[0].rate / alone.rate,
+        "two cores": rows[1].rate / max(row.rate for row in peers),
+        "end to end": whole["SPIN"] / whole["mmuwitness"],
+        "bytes": rows[0].bytes_per_state / alone.bytes_per_state,
+    }
+
+
+def main() -> None:
+    if "--threads" in sys.argv:
+        explore_here(int(sys.argv[sys.argv.index("--threads") + 1]), QUICK not in sys.argv)
+        return
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as directory:
+        rows, whole = measure(Path(directory))
+    found = ratios(rows, whole)
+    if "--json" in sys.argv:
+        keys = ("name", "cores", "rate", "bytes_per_state", "seconds", "cpu_seconds")
+        table = [{key: getattr(row, key) for key in keys} for row in rows]
+        print(json.dumps({"load": load, "rows": table, "end_to_end": whole, "ratios": found}))
+        return
+    states, steps = rows[0].counts
+    print(f"{states:,} states, {steps:,} steps; load average at the start {load:.1f}")
+    print(f"{'':24} {'cores':>5} {'M states/s':>11} {'wall s':>7} {'CPU s':>7} {'bytes/state':>12}")
+    for row in rows:
+        wall, cpu = statistics.median(row.seconds), statistics.median(row.cpu_seconds)
+        rate, size = row.rate / 1e6, row.bytes_per_state
+        print(f"{row.name:24} {row.cores:5} {rate:11.2f} {wall:7.2f} {cpu:7.2f} {size:12.0f}")
+    print("\n" + ", ".join(f"{name} {value:.2f} s" for name, value in whole.items()), "end to end")
+    for name, value in found.items():
+        floor = f"at least {FLOORS[name]:.0f}" if name in FLOORS else "at most 1"
+        print(f"{name:24} {value:5.1f} x SPIN ({floor})")
+
+
+if __name__ == "__main__":
+    main()
