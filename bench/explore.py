@@ -39,6 +39,16 @@ SPIN_SECONDS = re.compile(r"elapsed time ([\d.e+]+) seconds")
 SPIN_COUNTS = re.compile(r"errors: 0\n +(\d+) states, stored(?:.*\n){1,3} +(\d+) transitions")
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A process that has come to its end."""
+
+    said: str
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
 @dataclass
 class Row:
     """One way to explore, and what its runs took.  command: in `directory`."""
@@ -66,26 +76,25 @@ class Row:
         return statistics.median(self.peak_bytes) / self.counts[0]
 
     def run(self) -> None:
-        said, wall, usage = finished(self.command, self.directory)
+        done = finished(self.command, self.directory)
         if self.ours:
-            found = json.loads(said)
+            found = json.loads(done.said)
             seconds, counts = found["seconds"], (found["states"], found["steps"])
         else:
-            states, transitions = map(int, SPIN_COUNTS.findall(said)[0])
+            states, transitions = map(int, SPIN_COUNTS.findall(done.said)[0])
             # SPIN counts the initial state as a transition.
-            seconds, counts = max(map(float, SPIN_SECONDS.findall(said))), (states, transitions - 1)
+            seconds = max(map(float, SPIN_SECONDS.findall(done.said)))
+            counts = states, transitions - 1
         if self.counts not in ((0, 0), counts):
             sys.exit(f"{self.name}: {counts}, and {self.counts} before")
         self.counts = counts
         self.seconds.append(seconds)
-        self.cpu_seconds.append(usage.ru_utime + usage.ru_stime)
-        self.peak_bytes.append(usage.ru_maxrss * 1024)
+        self.cpu_seconds.append(done.cpu_seconds)
+        self.peak_bytes.append(done.peak_bytes)
 
 
-def finished(
-    command: list[str], directory: Path, cache: Path | None = None
-) -> tuple[str, float, os.struct_rusage]:
-    """Run a process to its end: what it printed, wall-clock seconds, resources used."""
+def finished(command: list[str], directory: Path, cache: Path | None = None) -> Finished:
+    """Run a process to its end; `cache`: where mmuwitness keeps compiled code."""
     environment = dict(os.environ)
     if cache is not None:
         environment["MMUWITNESS_CACHE"] = str(cache)
@@ -101,7 +110,7 @@ def finished(
         said = output.read()
     if process.returncode != 0:
         sys.exit(f"{' '.join(command)} exits {process.returncode}\n{said[-2000:]}")
-    return said, wall, usage
+    return Finished(said, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def explore_here(threads: int, thorough: bool) -> None:
@@ -152,8 +161,8 @@ def end_to_end(directory: Path) -> dict[str, float]:
     for run in range(RUNS):
         cache = directory / f"cache{run}"
         cache.mkdir()
-        _, wall, _ = finished(here(1, QUICK), ROOT, cold_cache(cache))
-        taken["mmuwitness"].append(wall)
+        done = finished(here(1, QUICK), ROOT, cold_cache(cache))
+        taken["mmuwitness"].append(done.seconds)
         start = time.perf_counter()
         finished(PAN, build(directory / f"end{run}", ["-O2", "-DNOCOMP"], []))
         taken["SPIN"].append(time.perf_counter() - start)

@@ -16,6 +16,7 @@ from mmuwitness.process.cfg import Builder
 from mmuwitness.process.ir import Op, Operand, Process
 from mmuwitness.process.layout import Layout, initial_words, make_layout
 from mmuwitness.process.lower import Lowered
+from mmuwitness.process.simplify import simplify
 from mmuwitness.process.steps import (
     Access,
     Boundary,
@@ -111,6 +112,8 @@ def fold_host(host: HostSpec, every: bool) -> Program:
         builder = Builder(host.world, host.has_feature, host.overrides)
         processes.append(builder.build(spec.name, pid, spec.function, spec.arguments))
         builders.append(builder)
+    for process in processes:
+        simplify(process, host.world, written(processes))
     if not host.claims:
         drop_ghosts(processes)
     claims, observers = [], []

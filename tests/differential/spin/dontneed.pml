@@ -236,7 +236,7 @@ zap_pte:
 		page = page_of(pte[addr]) + 1;
 		pte[addr] = 0;
 		set_written(addr, UNKNOWN) }
-	:: d_step { !ptl && !(pte[addr] & PRESENT) -> window_closes(addr) };
+	:: d_step { !ptl && !(pte[addr] & PRESENT) -> window_closes(addr); addr = 0 };
 		goto range_end
 	fi;
 
@@ -244,18 +244,17 @@ remove_rmap:
 	d_step {
 		page_remove_rmap(page - 1, addr);
 		ptl = 0;
-		window_closes(addr) };
+		window_closes(addr);
+		addr = 0 };
 
 range_end:
 	if
 	:: d_step { !mmu_lock && page != 0 ->
 		kvm_mmu_invalidate_end();
-		invalidating--;
-		addr = 0 }
+		invalidating-- }
 	:: d_step { !mmu_lock && page == 0 ->
 		kvm_mmu_invalidate_end();
 		invalidating--;
-		addr = 0;
 		call_again };
 		goto MADVISE_AGAIN
 	fi;

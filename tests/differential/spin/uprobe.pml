@@ -175,13 +175,12 @@ remove_rmap:
 	d_step { page_remove_rmap(old, addr) };
 
 put_old:
-	d_step { put_page(old); ptl = 0; window_closes(addr) };
+	d_step { put_page(old); ptl = 0; window_closes(addr); addr = 0 };
 
 range_end:
 	d_step { !mmu_lock ->
 		kvm_mmu_invalidate_end();
-		invalidating--;
-		addr = 0 };
+		invalidating-- };
 
 unlock_page:
 	new = 0;
