@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mmuwitness.explore.explorer import explore
@@ -51,7 +53,9 @@ def test_interrupt_keeps_what_was_found() -> None:
     def interrupt(progress):
         raise KeyboardInterrupt
 
-    found = explore(find_scenario("ksm_both"), ERA, "arm64", progress=interrupt)
+    sizes = {"mergeable": 2, "written_gfns": 2, "pages": 4}
+    large = replace(find_scenario("ksm_both"), sizes=sizes)
+    found = explore(large, ERA, "arm64", progress=interrupt, memory_limit_bytes=4 << 30)
     assert (found.complete, found.result.stopped) == (False, "interrupted")
     assert found.result.states > 0
 

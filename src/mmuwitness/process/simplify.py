@@ -32,7 +32,25 @@ def simplify(process: Process, world: World, written: set[str]) -> None:
                 known[op.dst] = value
                 op.code, op.args, op.field, op.site = "mov", (value,), None, None
         decide(block, known)
+    join_blocks(process)
     process.blocks = reachable_blocks(process.entry)
+
+
+def join_blocks(process: Process) -> None:
+    """A block that is come to from one place only, by a jump, is part of the block before it."""
+    comes_from: dict[int, int] = {id(process.entry): 1}
+    blocks = reachable_blocks(process.entry)
+    for block in blocks:
+        for target in block.targets():
+            comes_from[id(target)] = comes_from.get(id(target), 0) + 1
+    for block in blocks:
+        while block.end and block.end[0] == "jump" and comes_from[id(block.end[1])] == 1:
+            following = block.end[1]
+            if following is block:
+                break
+            block.ops += following.ops
+            block.end = following.end
+            following.ops, following.end = [], None
 
 
 def constant_result(op: Op, known: dict[Reg, int], world: World, written: set[str]) -> int | None:
