@@ -103,6 +103,13 @@ class Block:
                 yield part
 
 
+HeldLock = tuple[str, int, str]
+"""A lock surely held: field key, instance, mode "r" or "w"."""
+
+Held = dict[Op, frozenset[HeldLock]]
+"""The locks surely held before each operation."""
+
+
 @dataclass(eq=False)
 class Process:
     """One folded process: its blocks in reverse postorder, registers, boundaries."""
@@ -112,6 +119,7 @@ class Process:
     entry: Block
     blocks: list[Block] = field(default_factory=list)
     functions: set[str] = field(default_factory=set)
+    held: Held = field(default_factory=dict)
 
     def ops(self) -> Iterator[tuple[Block, int, Op]]:
         for block in self.blocks:

@@ -116,6 +116,8 @@ def fold_host(host: HostSpec, every: bool) -> Program:
         simplify(process, host.world, written(processes))
     if not host.claims:
         drop_ghosts(processes)
+    for process in processes:
+        process.held = locks_held(process)
     claims, observers = [], []
     for number, claim in enumerate(host.claims):
         builder = Builder(host.world, host.has_feature, host.overrides)
@@ -193,10 +195,9 @@ def unguarded_writes(processes: list[Process]) -> list[str]:
     """Writes to a field with `guarded_by` where its lock is not surely held."""
     problems = set()
     for process in processes:
-        held = locks_held(process)
         for _, _, op in process.ops():
             if op.code != "store" or op.field is None or not op.field.guarded_by:
                 continue
-            if not any(key == op.field.guarded_by and m == "w" for key, _, m in held[op]):
+            if not any(key == op.field.guarded_by and m == "w" for key, _, m in process.held[op]):
                 problems.add(f"{op.where}: {op.field.key} is written without {op.field.guarded_by}")
     return sorted(problems)

@@ -17,13 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mmuwitness.process.errors import ProcessError
-from mmuwitness.process.ir import Block, Op, Operand, Process, Reg, Site
+from mmuwitness.process.ir import Block, Held, HeldLock, Op, Operand, Process, Reg, Site
 
 WRITES = {"store", "bump"}
 READS = {"load", "snap", "fresh"}
-
-HeldLock = tuple[str, int, str]
-"""A lock surely held: field key, instance, mode "r" or "w"."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +78,10 @@ def constant_index(args: tuple[Operand, ...]) -> int | None:
     return args[0] if isinstance(args[0], int) else None
 
 
-def locks_held(process: Process) -> dict[Op, frozenset[HeldLock]]:
+def locks_held(process: Process) -> Held:
     """Must-hold locksets before every operation: forward, met by intersection."""
     entering: dict[int, frozenset[HeldLock]] = {id(process.entry): frozenset()}
-    before: dict[Op, frozenset[HeldLock]] = {}
+    before: Held = {}
     changed = True
     while changed:
         changed = False
@@ -112,7 +109,7 @@ def after_op(op: Op, held: frozenset[HeldLock]) -> frozenset[HeldLock]:
     return held | {lock} if op.code == "acquire" else held - {lock}
 
 
-def accesses_of(process: Process, held: dict[Op, frozenset[HeldLock]]) -> dict[Op, Access]:
+def accesses_of(process: Process, held: Held) -> dict[Op, Access]:
     found = {}
     for _, _, op in process.ops():
         if op.field is not None and not op.ghost and op.code in WRITES | READS:
@@ -135,7 +132,7 @@ def find_steps(
     for access in observers:
         by_field.setdefault(access.field, set()).add(access)
     for process in processes:
-        found = accesses_of(process, locks_held(process))
+        found = accesses_of(process, process.held)
         per_process.append(found)
         for access in found.values():
             by_field.setdefault(access.field, set()).add(access)
