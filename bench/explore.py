@@ -4,9 +4,10 @@ Run: python -m bench.explore [--json].  It needs spin and gcc.
 
 Peers in the same run, on the same machine: SPIN's fastest builds of a Promela model that was
 written by hand, and has the same states and steps (tests/differential; compared here, too).  Every
-run is a process of its own; runs take turns; medians.  Time is that of the search alone, as each
-tool states it, and bytes are the peak of the process (of SPIN on two cores: of its first process,
-the shared memory that it touched included).  Both tools check the same claims.
+run is a process of its own; runs take turns; medians; a run that other processes disturb is made
+again, a few times.  Time is that of the search alone, as each tool states it, and bytes are the
+peak of the process (of SPIN on two cores: of its first process, the shared memory that it touched
+included).  Both tools check the same claims.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from pathlib import Path
 from bench.verdict import cold_cache
 
 RUNS = 3
+ATTEMPTS = 4  # at an undisturbed run
+OTHERS_MAX = 0.1  # processors that other processes may use meanwhile
+IDLE_SECONDS_MAX = 20.0  # to wait for that
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {"one core": 6.0, "two cores": 9.0, "end to end": 4.0}
 QUICK = "quick"  # code that takes less time to make: how `mmuwitness check` explores
@@ -47,6 +51,7 @@ class Finished:
     seconds: float
     cpu_seconds: float
     peak_bytes: int
+    disturbed: bool
 
 
 @dataclass
@@ -61,6 +66,7 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)
+    disturbed: int = 0
     counts: tuple[int, int] = (0, 0)
 
     @property
@@ -76,7 +82,7 @@ class Row:
         return statistics.median(self.peak_bytes) / self.counts[0]
 
     def run(self) -> None:
-        done = finished(self.command, self.directory)
+        done = undisturbed(self.command, self.directory)
         if self.ours:
             found = json.loads(done.said)
             seconds, counts = found["seconds"], (found["states"], found["steps"])
@@ -91,6 +97,7 @@ class Row:
         self.seconds.append(seconds)
         self.cpu_seconds.append(done.cpu_seconds)
         self.peak_bytes.append(done.peak_bytes)
+        self.disturbed += done.disturbed
 
 
 def finished(command: list[str], directory: Path, cache: Path | None = None) -> Finished:
@@ -98,7 +105,7 @@ def finished(command: list[str], directory: Path, cache: Path | None = None) -> 
     environment = dict(os.environ)
     if cache is not None:
         environment["MMUWITNESS_CACHE"] = str(cache)
-    start = time.perf_counter()
+    busy, start = busy_seconds(), time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             command, cwd=directory, env=environment, stdout=output, stderr=subprocess.STDOUT
@@ -106,11 +113,40 @@ def finished(command: list[str], directory: Path, cache: Path | None = None) -> 
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
+        others = busy_seconds() - busy - usage.ru_utime - usage.ru_stime
         output.seek(0)
         said = output.read()
     if process.returncode != 0:
         sys.exit(f"{' '.join(command)} exits {process.returncode}\n{said[-2000:]}")
-    return Finished(said, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    cpu_seconds, peak_bytes = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    return Finished(said, wall, cpu_seconds, peak_bytes, others > OTHERS_MAX * wall)
+
+
+def undisturbed(command: list[str], directory: Path, cache: Path | None = None) -> Finished:
+    """The first of a few runs that had the machine for itself; else the last of them."""
+    for _ in range(ATTEMPTS):
+        wait_until_idle()
+        done = finished(command, directory, cache)
+        if not done.disturbed:
+            break
+    return done
+
+
+def busy_seconds() -> float:
+    """CPU seconds that all processes of this machine have used."""
+    user, nice, system, _idle, _iowait, *more = map(
+        int, Path("/proc/stat").read_text().partition("\n")[0].split()[1:8]
+    )
+    return (user + nice + system + sum(more)) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_idle() -> None:
+    end = time.perf_counter() + IDLE_SECONDS_MAX
+    while time.perf_counter() < end:
+        busy = busy_seconds()
+        time.sleep(0.5)
+        if busy_seconds() - busy <= OTHERS_MAX * 0.5:
+            return
 
 
 def explore_here(threads: int, thorough: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmuwitness.model.primitives import Primitive
 from mmuwitness.model.state import Bool, Bounded, Lock, Ref, Sequence, Snapshot
 from mmuwitness.process.ir import Block
+from mmuwitness.process.language import number_of
 from mmuwitness.process.values import Bound, Const, Dyn, Folded, Many, Place
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def primitive(b: Statements, which: Primitive, node: ast.Call) -> Folded:
     if which.name in ACQUIRE or which.name == "atomic":
         hint = f"write `with {which.name}(...):`"
         raise b.error(f"{which.name}() is used as a statement of its own", node, hint)
-    return globals()["do_" + which.name](b, node)  # type: ignore[no-any-return]
+    return globals()["do_" + which.name](b, node)
 
 
 def lock_argument(b: Statements, node: ast.Call) -> Place:
@@ -138,7 +139,7 @@ def method(b: Statements, bound: Bound, values: list[Any], keywords: Any, node: 
     target = bound.target
     if bound.name == "replace":
         cls = type(target.value) if isinstance(target, Const) else target.kind.cls
-        return b.build_value(target, cls, keywords, node)  # type: ignore[no-any-return]
+        return b.build_value(target, cls, keywords, node)
     if bound.name not in ("bump", "snapshot") or not isinstance(target.field.kind, Sequence):
         hint = "a sequence has bump(), snapshot(), == and !="
         raise b.error(f"a sequence has no {bound.name}", node, hint)
@@ -237,6 +238,6 @@ def keep_handle(b: Statements, place: Place, node: ast.With) -> Place:
     """The lock that a with statement took, even if the variable that named it changes."""
     if isinstance(place.of, int):
         return place
-    handle = b.register(b.frame.base, f"_l{node.number}", Ref(place.field.struct))  # type: ignore[attr-defined]
+    handle = b.register(b.frame.base, f"_l{number_of(node)}", Ref(place.field.struct))
     b.emit("mov", node, dst=handle, args=(place.of,))
     return Place(place.field, handle)

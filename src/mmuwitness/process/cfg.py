@@ -25,7 +25,7 @@ from mmuwitness.process.ir import (
     kind_of_constant,
     reachable_blocks,
 )
-from mmuwitness.process.language import Source, qualified_name, source_of
+from mmuwitness.process.language import Source, number_of, qualified_name, source_of
 from mmuwitness.process.statements import Loop, Statements
 from mmuwitness.process.values import Bound, Const, Dyn, Folded, Many, Place, Record
 
@@ -236,10 +236,10 @@ class Builder(Statements):
             values.insert(0, Const(function.__self__))
             function = function.__func__
         if isinstance(function, types.FunctionType):
-            context = (*self.frame.context, (node.number, -1))  # type: ignore[attr-defined]
+            context = (*self.frame.context, (number_of(node), -1))
             return self.inline(source_of(self.resolve(function)), context, values, keywords, node)
         if isinstance(function, type) and issubclass(function, Value):
-            return self.build_value(Const(function()), function, keywords, node)  # type: ignore[no-any-return]
+            return self.build_value(Const(function()), function, keywords, node)
         if isinstance(function, type) and issubclass(function, Local):
             return self.make_record(function, keywords, node)
         return calls.builtin(self, function, values, node)

@@ -29,7 +29,7 @@ from mmuwitness.model.state import (
     World,
 )
 from mmuwitness.process.ir import Block, Op, Operand, Reg, Site, kind_of_constant
-from mmuwitness.process.language import ALLOWED_EXPRESSIONS
+from mmuwitness.process.language import ALLOWED_EXPRESSIONS, number_of
 from mmuwitness.process.values import Bound, Const, Dyn, Folded, Many, Place, Record
 
 BINARY: dict[type, tuple[str, Any]] = {
@@ -70,7 +70,7 @@ class Expressions:
     # -- emission --------------------------------------------------------------------------
 
     def site(self, node: ast.AST, sub: int = 0) -> Site:
-        return Site(self.frame.context, node.number * 16 + sub)  # type: ignore[attr-defined]
+        return Site(self.frame.context, number_of(node) * 16 + sub)
 
     def emit(self, code: str, node: ast.AST, **parts: Any) -> Op:
         op = Op(code, self.frame.source, node, **parts)
@@ -79,14 +79,14 @@ class Expressions:
         return op
 
     def temp(self, node: ast.AST, kind: Kind, suffix: str = "") -> Reg:
-        name = f"_t{node.number}{suffix}"  # type: ignore[attr-defined]
+        name = f"_t{number_of(node)}{suffix}"
         return self.register(self.frame.base, name, kind)
 
     def register(self, context: Any, name: str, kind: Kind) -> Reg:
         raise NotImplementedError
 
     def error(self, message: str, node: ast.AST, hint: str = "") -> Exception:
-        return self.frame.source.error(message, node, hint)  # type: ignore[no-any-return]
+        return self.frame.source.error(message, node, hint)
 
     # -- coercion --------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class Expressions:
     # -- expressions -----------------------------------------------------------------------
 
     def expr(self, node: ast.expr) -> Folded:
-        return getattr(self, EXPR_METHODS[type(node)])(node)  # type: ignore[no-any-return]
+        return getattr(self, EXPR_METHODS[type(node)])(node)
 
     def expr_Constant(self, node: ast.Constant) -> Folded:
         return Const(node.value)
@@ -141,7 +141,7 @@ class Expressions:
     def expr_Name(self, node: ast.Name) -> Folded:
         bound = self.frame.lookup(self, node.id)
         if bound is not None:
-            return bound  # type: ignore[no-any-return]
+            return bound
         scope = self.frame.source.function.__globals__
         if node.id in scope:
             return Const(scope[node.id])
@@ -255,7 +255,7 @@ class Expressions:
         if isinstance(base, Place):
             return self.load(base, index, node)
         if isinstance(base, Many) and isinstance(index, Const):
-            return base.items[index.value]  # type: ignore[no-any-return]
+            return base.items[index.value]
         if isinstance(base, Const) and isinstance(index, Const):
             return Const(base.value[index.value])
         if isinstance(base, Const) and isinstance(index, Dyn):
@@ -315,7 +315,7 @@ class Expressions:
 
     def record_field(self, record: Record, name: str, node: ast.AST) -> Folded:
         if name in record.constants:
-            return record.constants[name]  # type: ignore[no-any-return]
+            return record.constants[name]
         if name not in record.cls.kinds:
             known = ", ".join([*record.cls.kinds, *record.constants])
             raise self.error(f"{record.cls.__name__} has no {name}", node, f"it has: {known}")
@@ -324,7 +324,7 @@ class Expressions:
 
     def make_record(self, cls: type[Local], parts: dict[str, Any], node: ast.Call) -> Folded:
         constants = {n: v for n, v in parts.items() if n not in cls.kinds}
-        record = Record(cls, self.frame.base, f"_t{node.number}", constants)  # type: ignore[attr-defined]
+        record = Record(cls, self.frame.base, f"_t{number_of(node)}", constants)
         for name, kind in cls.kinds.items():
             value = parts.get(name, Const(kind.default()))
             code = self.operand(value, kind, node, f"{cls.__name__}.{name}")

@@ -14,6 +14,7 @@ import types
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mmuwitness.process.errors import Location, ProcessError, describe
 
@@ -48,6 +49,12 @@ class Source:
         error = ProcessError(message, self.location(node), hint)
         error.source_line = linecache.getline(self.path, getattr(node, "lineno", 0))
         return error
+
+
+def number_of(node: Any) -> int:
+    """The number that `source_of` gave to a syntax node."""
+    number: int = node.number
+    return number
 
 
 def qualified_name(function: types.FunctionType) -> str:

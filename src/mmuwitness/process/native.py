@@ -47,7 +47,7 @@ def compile_ir(text: str, thorough: bool = False) -> bytes:
         passes.add_simplify_cfg_pass()
         passes.add_instruction_combine_pass()
     passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(0)))
-    return machine.emit_object(module)  # type: ignore[no-any-return]
+    return machine.emit_object(module)
 
 
 class NativeProgram:

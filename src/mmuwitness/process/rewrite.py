@@ -17,7 +17,7 @@ from typing import Any
 
 from mmuwitness.model.primitives import Primitive
 from mmuwitness.process.calls import ACQUIRE
-from mmuwitness.process.language import Source, source_of
+from mmuwitness.process.language import Source, number_of, source_of
 
 BLOCKED = "blocked"
 """What a generator yields when the step it was asked for is disabled."""
@@ -34,7 +34,7 @@ def runtime(method: str, *arguments: ast.expr) -> ast.Call:
 
 
 def keep(node: Any, value: ast.expr, prefix: str = "_t") -> ast.NamedExpr:
-    return ast.NamedExpr(name(f"{prefix}{node.number}", store=True), value)
+    return ast.NamedExpr(name(f"{prefix}{number_of(node)}", store=True), value)
 
 
 def pick(value: ast.expr, index: int) -> ast.Subscript:
@@ -59,7 +59,7 @@ class Rewriter:
         return ast.copy_location(made, tree)
 
     def place(self, node: Any, sub: int = 0) -> ast.expr:
-        number: int = node.number * SUBPLACES + sub
+        number: int = number_of(node) * SUBPLACES + sub
         return ast.Yield(ast.Constant(number)) if number in self.places else ast.Constant(None)
 
     # -- expressions -----------------------------------------------------------------------
@@ -79,7 +79,7 @@ class Rewriter:
     def expr_Subscript(self, node: ast.Subscript) -> ast.expr:
         both = [self.expr(node.value), self.expr(node.slice), self.place(node)]
         parts = keep(node, ast.Tuple(both, ast.Load()), "_s")
-        index = pick(name(f"_s{node.number}"), 1)  # type: ignore[attr-defined]
+        index = pick(name(f"_s{number_of(node)}"), 1)
         return keep(node, ast.Subscript(pick(parts, 0), index, ast.Load()))
 
     def expr_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
@@ -102,7 +102,7 @@ class Rewriter:
         """The place stands after both sides: comparing a sequence reads it."""
         sides = [self.expr(node.left), self.expr(node.comparators[0]), self.place(node)]
         left = pick(keep(node, ast.Tuple(sides, ast.Load()), "_s"), 0)
-        right = pick(name(f"_s{node.number}"), 1)  # type: ignore[attr-defined]
+        right = pick(name(f"_s{number_of(node)}"), 1)
         return keep(node, ast.Compare(left, node.ops, [right]))
 
     def expr_Call(self, node: ast.Call) -> ast.expr:
@@ -114,7 +114,7 @@ class Rewriter:
             [ast.Constant(k.arg) for k in node.keywords],
             [self.expr(k.value) for k in node.keywords],
         )
-        number = ast.Constant(node.number)  # type: ignore[attr-defined]
+        number = ast.Constant(number_of(node))
         call = runtime("call", number, self.expr(node.func), arguments, keywords)
         return keep(node, ast.YieldFrom(call))
 
@@ -126,7 +126,7 @@ class Rewriter:
         return found.name if isinstance(found, Primitive) else ""
 
     def primitive_call(self, which: str, node: ast.Call) -> ast.expr:
-        number = ast.Constant(node.number * SUBPLACES)  # type: ignore[attr-defined]
+        number = ast.Constant(number_of(node) * SUBPLACES)
         arguments = [self.expr(a) for a in node.args]
         if which == "choose":
             return keep(node, ast.YieldFrom(runtime("choose", number, *arguments)))
@@ -162,7 +162,7 @@ class Rewriter:
         return [ast.Expr(self.expr(node.value))]
 
     def stmt_Assign(self, node: ast.Assign) -> list[ast.stmt]:
-        value = name(f"_t{node.number}")  # type: ignore[attr-defined]
+        value = name(f"_t{number_of(node)}")
         first = ast.Assign([name(value.id, store=True)], self.expr(node.value))
         return [first, *(s for t in node.targets for s in self.assign(t, value))]
 
@@ -180,7 +180,7 @@ class Rewriter:
         pieces = [self.expr(target.value)]
         if isinstance(target, ast.Subscript):
             pieces.append(self.expr(target.slice))
-        number = target.number  # type: ignore[union-attr]
+        number = number_of(target)
         kept = ast.Assign(
             [name(f"_b{number}", True)], ast.Tuple([*pieces, self.place(target)], ast.Load())
         )
@@ -193,9 +193,9 @@ class Rewriter:
 
     def stmt_AugAssign(self, node: ast.AugAssign) -> list[ast.stmt]:
         load: Any = type(node.target)(**{f: getattr(node.target, f) for f in node.target._fields})
-        load.ctx, load.number = ast.Load(), node.target.number  # type: ignore[union-attr]
+        load.ctx, load.number = ast.Load(), number_of(node.target)
         operation = ast.BinOp(self.expr(load), node.op, self.expr(node.value))
-        value = name(f"_t{node.number}")  # type: ignore[attr-defined]
+        value = name(f"_t{number_of(node)}")
         return [
             ast.Assign([name(value.id, True)], operation),
             ast.Expr(self.place(node)),
@@ -214,7 +214,7 @@ class Rewriter:
         return [ast.While(test, body, [])]
 
     def stmt_For(self, node: ast.For) -> list[ast.stmt]:
-        number: int = node.number  # type: ignore[attr-defined]
+        number: int = number_of(node)
         self.loops.append(len(self.held))
         body = self.body(node.body)
         self.loops.pop()
@@ -227,7 +227,7 @@ class Rewriter:
 
     def stmt_Return(self, node: ast.Return) -> list[ast.stmt]:
         value = self.expr(node.value) if node.value else ast.Constant(None)
-        kept = name(f"_r{node.number}")  # type: ignore[attr-defined]
+        kept = name(f"_r{number_of(node)}")
         first = ast.Assign([name(kept.id, True)], value)
         return [first, *self.releases(node, 0), ast.Return(kept)]
 
@@ -239,7 +239,9 @@ class Rewriter:
         return result
 
     def release(self, node: Any) -> ast.Expr:
-        return ast.Expr(runtime("release", name(f"_l{node.number}"), name(f"_m{node.number}")))
+        return ast.Expr(
+            runtime("release", name(f"_l{number_of(node)}"), name(f"_m{number_of(node)}"))
+        )
 
     def stmt_Break(self, node: ast.Break) -> list[ast.stmt]:
         return [*self.releases(node, self.loops[-1]), ast.Break()]
@@ -265,11 +267,11 @@ class Rewriter:
 
     def take(self, node: Any, item: ast.expr) -> list[ast.stmt]:
         assert isinstance(item, ast.Call)
-        mode, kept = ast.Constant(ACQUIRE[self.primitive(item)]), name(f"_l{node.number}")
-        number = ast.Constant(item.number * SUBPLACES)  # type: ignore[attr-defined]
+        mode, kept = ast.Constant(ACQUIRE[self.primitive(item)]), name(f"_l{number_of(node)}")
+        number = ast.Constant(number_of(item) * SUBPLACES)
         return [
             ast.Assign([name(kept.id, True)], self.expr(item.args[0])),
-            ast.Assign([name(f"_m{node.number}", True)], mode),
+            ast.Assign([name(f"_m{number_of(node)}", True)], mode),
             ast.Expr(ast.YieldFrom(runtime("acquire", number, kept, mode))),
         ]
 

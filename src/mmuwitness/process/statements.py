@@ -10,6 +10,7 @@ from mmuwitness.model.state import Kind, Ref
 from mmuwitness.process import calls
 from mmuwitness.process.expressions import Expressions
 from mmuwitness.process.ir import Block, Context, join_kinds, kind_of_constant, same_kind
+from mmuwitness.process.language import number_of
 from mmuwitness.process.values import Const, Dyn, Folded, Many, Place, Record
 
 
@@ -172,7 +173,7 @@ class Statements(Expressions):
         load = ast.copy_location(self.as_load(node.target), node.target)
         operation = ast.BinOp(load, node.op, node.value)
         ast.copy_location(operation, node)
-        operation.number = node.number  # type: ignore[attr-defined]
+        operation.number = number_of(node)
         value = self.expr(operation)
         self.assign_again(node, value)
 
@@ -180,8 +181,8 @@ class Statements(Expressions):
         """The target of `x += y` as the expression that reads it."""
         copy: Any = type(target)(**{f: getattr(target, f) for f in target._fields})
         copy.ctx = ast.Load()
-        copy.number = target.number  # type: ignore[attr-defined]
-        return ast.copy_location(copy, target)  # type: ignore[no-any-return]
+        copy.number = number_of(target)
+        return ast.copy_location(copy, target)
 
     def assign_again(self, node: ast.AugAssign, value: Folded) -> None:
         """The store of `x += y`: its target is folded again, so it may read nothing on the way."""
@@ -236,7 +237,7 @@ class Statements(Expressions):
         context = self.frame.context
         for position, item in enumerate(items):
             following = Block()
-            self.frame.context = (*context, (node.number, position))  # type: ignore[attr-defined]
+            self.frame.context = (*context, (number_of(node), position))
             loop = Loop(following, after, len(self.frame.held))
             self.frame.loops.append(loop)
             self.assign(node.target, item, node)

@@ -1,4 +1,4 @@
-"""arch/powerpc/kvm: book3s_hv (64-bit, radix), book3s_pr, e500."""
+"""arch/powerpc/kvm/book3s_64_mmu_radix.c, book3s_pr.c, e500_mmu_host.c: HV (radix), PR, e500."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""arch/s390/kvm/gmap: page tables of KVM's own since v7.0.
+"""arch/s390/kvm/gmap/faultin.c: page tables of KVM's own, since v7.0.
 
 Before that the guest ran on the host's own page tables (PGSTEs): what the primary MMU changed,
 the guest saw, and KVM did not subscribe.  change_pte was gone by then.
