@@ -15,12 +15,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from bench.verdict import cold_cache
@@ -56,48 +57,48 @@ class Finished:
 
 @dataclass
 class Row:
-    """One way to explore, and what its runs took.  command: in `directory`."""
+    """One way to explore, and its runs.  command: in `directory`."""
 
     name: str
     cores: int
     command: list[str]
     directory: Path = ROOT
     claims: bool = True
-    seconds: list[float] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
-    peak_bytes: list[int] = field(default_factory=list)
-    disturbed: int = 0
+    runs: list[Finished] = field(default_factory=list)
     counts: tuple[int, int] = (0, 0)
 
     @property
     def ours(self) -> bool:
         return self.directory == ROOT
 
+    def median(self, what: str) -> float:
+        return statistics.median(getattr(run, what) for run in self.runs)
+
     @property
     def rate(self) -> float:
-        return self.counts[0] / statistics.median(self.seconds)
+        return self.counts[0] / self.median("seconds")
 
     @property
     def bytes_per_state(self) -> float:
-        return statistics.median(self.peak_bytes) / self.counts[0]
+        return self.median("peak_bytes") / self.counts[0]
 
     def run(self) -> None:
         done = undisturbed(self.command, self.directory)
         if self.ours:
             found = json.loads(done.said)
-            seconds, counts = found["seconds"], (found["states"], found["steps"])
+            seconds, self.counts = found["seconds"], (found["states"], found["steps"])
         else:
-            states, transitions = map(int, SPIN_COUNTS.findall(done.said)[0])
-            # SPIN counts the initial state as a transition.
             seconds = max(map(float, SPIN_SECONDS.findall(done.said)))
-            counts = states, transitions - 1
-        if self.counts not in ((0, 0), counts):
-            sys.exit(f"{self.name}: {counts}, and {self.counts} before")
-        self.counts = counts
-        self.seconds.append(seconds)
-        self.cpu_seconds.append(done.cpu_seconds)
-        self.peak_bytes.append(done.peak_bytes)
-        self.disturbed += done.disturbed
+            states, transitions = map(int, SPIN_COUNTS.findall(done.said)[0])
+            self.counts = states, transitions - 1  # the initial state counts as a transition
+        self.runs.append(replace(done, said="", seconds=seconds))
+
+
+def busy_seconds() -> float:
+    """CPU seconds that all processes of this machine have used."""
+    fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:8]
+    user, nice, system, _idle, _iowait, *more = map(int, fields)
+    return (user + nice + system + sum(more)) / os.sysconf("SC_CLK_TCK")
 
 
 def finished(command: list[str], directory: Path, cache: Path | None = None) -> Finished:
@@ -113,13 +114,13 @@ def finished(command: list[str], directory: Path, cache: Path | None = None) -> 
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
-        others = busy_seconds() - busy - usage.ru_utime - usage.ru_stime
+        cpu_seconds = usage.ru_utime + usage.ru_stime
+        others = busy_seconds() - busy - cpu_seconds
         output.seek(0)
         said = output.read()
     if process.returncode != 0:
         sys.exit(f"{' '.join(command)} exits {process.returncode}\n{said[-2000:]}")
-    cpu_seconds, peak_bytes = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
-    return Finished(said, wall, cpu_seconds, peak_bytes, others > OTHERS_MAX * wall)
+    return Finished(said, wall, cpu_seconds, usage.ru_maxrss * 1024, others > OTHERS_MAX * wall)
 
 
 def undisturbed(command: list[str], directory: Path, cache: Path | None = None) -> Finished:
@@ -130,14 +131,6 @@ def undisturbed(command: list[str], directory: Path, cache: Path | None = None) 
         if not done.disturbed:
             break
     return done
-
-
-def busy_seconds() -> float:
-    """CPU seconds that all processes of this machine have used."""
-    user, nice, system, _idle, _iowait, *more = map(
-        int, Path("/proc/stat").read_text().partition("\n")[0].split()[1:8]
-    )
-    return (user + nice + system + sum(more)) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until_idle() -> None:
@@ -168,11 +161,8 @@ def here(threads: int, *more: str) -> list[str]:
     return [sys.executable, "-m", "bench.explore", "--threads", str(threads), *more]
 
 
-def build(directory: Path, gcc: list[str], spin: list[str]) -> Path:
-    directory.mkdir(exist_ok=True)
-    finished([*SPIN, *spin, "-a", str(MODEL)], directory)
-    finished([*GCC, *gcc, "pan.c"], directory)
-    return directory
+def build(gcc: list[str], spin: list[str]) -> str:
+    return f"{shlex.join([*SPIN, *spin, '-a', str(MODEL)])} && {shlex.join([*GCC, *gcc, 'pan.c'])}"
 
 
 def spin_rows(directory: Path) -> list[Row]:
@@ -185,8 +175,10 @@ def spin_rows(directory: Path) -> list[Row]:
         ("SPIN, BFS_PAR", 2, ["-DBFS_PAR"], [], ["-u2"]),
         ("SPIN, NCORE=2", 2, ["-DNCORE=2", "-DNOCOMP", "-DVMAX=56"], [], []),
     ):
-        place = build(directory / name, ["-O3", *gcc], spin)
-        made.append(Row(name, cores, [*PAN, *pan], place, not spin))
+        place = directory / name
+        place.mkdir()
+        finished(["sh", "-c", build(["-O3", *gcc], spin)], place)
+        made.append(Row(name, cores, [*PAN, *pan], place, claims=not spin))
     return made
 
 
@@ -194,23 +186,17 @@ def end_to_end(directory: Path) -> dict[str, float]:
     """From the shell to the verdict, in seconds: the program is not compiled yet, but mmuwitness
     has its search core, which is compiled once per installation."""
     taken: dict[str, list[float]] = {"mmuwitness": [], "SPIN": []}
-    for run in range(RUNS):
-        cache = directory / f"cache{run}"
-        cache.mkdir()
-        done = finished(here(1, QUICK), ROOT, cold_cache(cache))
+    spin = f"{build(['-O2', '-DNOCOMP'], [])} && {shlex.join(PAN)}"
+    for _ in range(RUNS):
+        with tempfile.TemporaryDirectory() as cache:
+            done = finished(here(1, QUICK), ROOT, cold_cache(Path(cache)))
         taken["mmuwitness"].append(done.seconds)
-        start = time.perf_counter()
-        finished(PAN, build(directory / f"end{run}", ["-O2", "-DNOCOMP"], []))
-        taken["SPIN"].append(time.perf_counter() - start)
+        taken["SPIN"].append(undisturbed(["sh", "-c", spin], directory).seconds)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def measure(directory: Path) -> tuple[list[Row], dict[str, float]]:
-    rows = [
-        Row("mmuwitness", 1, here(1)),
-        Row("mmuwitness", 2, here(2)),
-        *spin_rows(directory),
-    ]
+    rows = [Row("mmuwitness", 1, here(1)), Row("mmuwitness", 2, here(2)), *spin_rows(directory)]
     finished(rows[0].command, ROOT)  # compiles
     for _ in range(RUNS):
         for row in rows:
@@ -221,6 +207,7 @@ def measure(directory: Path) -> tuple[list[Row], dict[str, float]]:
 
 
 def ratios(rows: list[Row], whole: dict[str, float]) -> dict[str, float]:
+    """What mmuwitness has for each of SPIN, in its fastest build that checks the claims."""
     peers = [row for row in rows if not row.ours and row.claims]
     alone = max((row for row in peers if row.cores == 1), key=lambda row: row.rate)
     return {
@@ -235,26 +222,24 @@ def main() -> None:
     if "--threads" in sys.argv:
         explore_here(int(sys.argv[sys.argv.index("--threads") + 1]), QUICK not in sys.argv)
         return
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as directory:
         rows, whole = measure(Path(directory))
     found = ratios(rows, whole)
     if "--json" in sys.argv:
-        keys = ("name", "cores", "rate", "bytes_per_state", "seconds", "cpu_seconds")
-        table = [{key: getattr(row, key) for key in keys} for row in rows]
-        print(json.dumps({"load": load, "rows": table, "end_to_end": whole, "ratios": found}))
+        table = [asdict(row) | {"command": None, "directory": None} for row in rows]
+        print(json.dumps({"rows": table, "end_to_end": whole, "ratios": found}))
         return
-    states, steps = rows[0].counts
-    print(f"{states:,} states, {steps:,} steps; load average at the start {load:.1f}")
-    print(f"{'':24} {'cores':>5} {'M states/s':>11} {'wall s':>7} {'CPU s':>7} {'bytes/state':>12}")
+    print(f"{rows[0].counts[0]:,} states, {rows[0].counts[1]:,} steps")
+    print(f"{'':24}cores  M states/s  wall s   CPU s  bytes/state  disturbed runs")
     for row in rows:
-        wall, cpu = statistics.median(row.seconds), statistics.median(row.cpu_seconds)
+        times = f"{row.median('seconds'):7.2f} {row.median('cpu_seconds'):7.2f}"
+        disturbed = f"{sum(run.disturbed for run in row.runs)} of {RUNS}"
         rate, size = row.rate / 1e6, row.bytes_per_state
-        print(f"{row.name:24} {row.cores:5} {rate:11.2f} {wall:7.2f} {cpu:7.2f} {size:12.0f}")
-    print("\n" + ", ".join(f"{name} {value:.2f} s" for name, value in whole.items()), "end to end")
+        print(f"{row.name:24}{row.cores:5} {rate:11.2f} {times} {size:12.0f} {disturbed:>15}")
+    print("\nend to end: " + ", ".join(f"{name} {value:.2f} s" for name, value in whole.items()))
     for name, value in found.items():
         floor = f"at least {FLOORS[name]:.0f}" if name in FLOORS else "at most 1"
-        print(f"{name:24} {value:5.1f} x SPIN ({floor})")
+        print(f"{name:12} {value:5.1f} x SPIN ({floor})")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mmuwitness.explore.core_cache import cache_directory
+from mmuwitness.process.disk_cache import cache_directory
 
 RUNS = 3
 COMMAND = [sys.executable, "-m", "mmuwitness.cli"]

@@ -231,6 +231,12 @@ def guarded(run: Callable[[], None]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        typer.echo("mmuwitness: this is a defect of mmuwitness, not of what you asked", err=True)
+        return INTERNAL
     return 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mmuwitness.explore.explorer import explore
-from mmuwitness.explore.programs import Folding, compiled_program, object_path
+from mmuwitness.explore.programs import Folding, compiled_program
 from mmuwitness.model.claims import CLAIMS
 from mmuwitness.model.era import Era
 from mmuwitness.model.scenarios import find_scenario
@@ -69,7 +69,8 @@ def test_cache_is_used_and_survives_damage(tmp_path, monkeypatch) -> None:
     for path in tmp_path.glob("program-*"):
         path.write_text("{ damaged")
     assert compiled_program(scenario, ERA, "arm64", Folding())[0] == first
-    object_path(first.digest, Folding()).unlink()
+    for path in tmp_path.glob("object-*"):
+        path.write_bytes(b"damaged")
     assert compiled_program(scenario, ERA, "arm64", Folding())[1] == code
 
 

@@ -51,20 +51,14 @@ class Story:
         return self.replay.processes[self.names.index(who)].choices > 0
 
     def do(self, who: str, *choices: int) -> list[str]:
-        """One round of a process that repeats for ever, from one choice to the next; tracepoints
+        """One round of a process that repeats for ever and begins with a choice; the tracepoints
         and marks on the way."""
+        assert self.idle(who), f"{who} has not finished its last round"
         self.seen.clear()
-        self.go(who, lambda: self.idle(who))
-        first = True
-
-        def finished() -> bool:
-            nonlocal first
-            at_first, first = first, False
-            return not at_first and self.idle(who)
-
-        self.go(who, finished, choices)
+        self.go(who, lambda: not self.idle(who) or self.seen, choices)
+        self.finish(who)
         return list(self.seen)
 
-    def waits(self, who: str) -> bool:
-        """Whether it cannot go on before another process does; if it can, it has."""
-        return not self.replay.step(self.names.index(who), 0)
+    def finish(self, who: str) -> None:
+        """On to its next choice."""
+        self.go(who, lambda: self.idle(who))

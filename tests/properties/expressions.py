@@ -68,6 +68,7 @@ HAZARDS = {
     "needs": "a claim that needs a lock free which is left out of the program",
     "handles": "an index below zero or too large that selects an instance",
     "returns": "a for loop that never ends by itself, at the end of a function with a result",
+    "places": "an array that is followed through None",
 }
 """Constructs that a program can be written without."""
 
@@ -92,6 +93,7 @@ class Scope:
     manual: bool = False  # between lock() and unlock(): control may not leave
     result: str = "none"
     calls: bool = True
+    risks: bool = True  # it may follow a handle that is None
 
     def add(self, kind: str, new: Any) -> Scope:
         return replace(self, **{kind: (*getattr(self, kind), new)})
@@ -122,14 +124,16 @@ class Expressions:
     def pick(self, items: Any) -> Any:
         return items[self.rng.randrange(len(items))]
 
-    def handle(self, scope: Scope, maybe: bool = False) -> str:
-        """A handle; one that may be None if `maybe`, or rarely."""
-        known = ["host.items[0]", "host.items[1]", *scope.items]
-        if maybe or self.chance(2):
-            known = ["host.box.item", "host.box.leaf.item", "None", *scope.maybe, *known]
-            known += [f"{r}.item" for r in scope.records]
-        if not maybe:
-            known = [k for k in known if k != "None"]
+    def handle(self, scope: Scope, risks: bool = True) -> str:
+        """A handle that is not None, or rarely one that may be."""
+        if risks and scope.risks and self.chance(2):
+            return self.maybe(scope)
+        return str(self.pick(["host.items[0]", "host.items[1]", *scope.items]))
+
+    def maybe(self, scope: Scope) -> str:
+        """A handle that may be None."""
+        known = ["host.box.item", "host.box.leaf.item", *scope.maybe, *scope.items]
+        known += ["host.items[0]", *(f"{r}.item" for r in scope.records)]
         return str(self.pick(known))
 
     def leaf(self, scope: Scope, depth: int) -> str:
@@ -143,7 +147,7 @@ class Expressions:
         if self.chance(60):
             parts.append(f"n={self.fit(self.number(scope, depth - 1), -1, 2, 'checks')}")
         if self.chance(40):
-            parts.append(f"item={self.handle(scope, maybe=True)}")
+            parts.append(f"item={self.maybe(scope)}")
         made = "Leaf" if self.chance(50) else f"{self.pick(plain)}.replace"
         return f"{made}({', '.join(parts)})"
 
@@ -221,7 +225,7 @@ class Expressions:
         if which == 3:
             sign = self.pick(["is", "is not", "==", "!="])
             other = self.pick(["None", "host.items[0]"])
-            return f"{self.handle(scope, maybe=True)} {sign} {other}"
+            return f"{self.maybe(scope)} {sign} {other}"
         if which == 4:
             snaps = [*scope.snaps, *(f"{r}.seen" for r in scope.records)]
             if not snaps:

@@ -60,7 +60,7 @@ class Writer(Expressions):
                 self.body(Scope(), 4)
         claims = []
         for number in range(self.rng.randrange(3)):
-            pure = Scope(region=True, calls=False)
+            pure = Scope(region=True, calls=False, risks=False)
             with self.block(f"def claim{number}(host):"):
                 if self.chance(40):
                     with self.block(f"if {self.truth(pure, 1)}:"):
@@ -135,7 +135,7 @@ class Writer(Expressions):
         return scope
 
     def s_array(self, scope: Scope) -> Scope:
-        of = "host.box" if self.chance(60) else self.handle(scope)
+        of = "host.box" if self.chance(60) else self.handle(scope, "places" in self.allowed)
         if self.chance(25):
             name = self.name("arr")
             self.put(f"{name} = {of}.arr")
@@ -209,7 +209,8 @@ class Writer(Expressions):
     def s_handle(self, scope: Scope) -> Scope:
         which = self.rng.randrange(3)
         if which == 0:
-            self.put(f"host.box.item = {self.handle(scope, maybe=self.chance(60))}")
+            which = self.pick([self.maybe(scope), self.handle(scope), "None"])
+            self.put(f"host.box.item = {which}")
             return scope
         if which == 1:
             name = self.name("h")
@@ -242,7 +243,7 @@ class Writer(Expressions):
         elif which == 1:
             self.put(f"{record}.seen = host.box.seq.snapshot()")
         else:
-            self.put(f"{record}.item = {self.handle(scope, maybe=True)}")
+            self.put(f"{record}.item = {self.maybe(scope)}")
         return scope
 
     def s_ghost(self, scope: Scope) -> Scope:

@@ -1,27 +1,21 @@
 """Machine code on disk, so that a warm start needs neither numba nor a compiler.
 
-`cached` keeps any bytes that are costly to make; `Library` loads object code into the process;
-`search_core` puts both together for the search loop. The loop is compiled by numba once per
-installation (a few seconds) to LLVM text that is generic in the number of state words, and made
-special for one number of words by LLVM alone (a fraction of a second). A warm start reads one
-file. Nothing in a file is trusted unless its checksum is right; files appear under their final
-name complete or not at all, so any number of processes may share a cache.
+The loop is compiled by numba once per installation (a few seconds) to LLVM text that is generic in
+the number of state words, and made special for one number of words by LLVM alone (a fraction of a
+second). A warm start reads one file.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import tempfile
-import warnings
-import zlib
-from collections.abc import Callable, Iterable
-from hashlib import blake2b
+from collections.abc import Callable
 from pathlib import Path
 
-import llvmlite
 import llvmlite.binding as llvm
+
+from mmuwitness.process.disk_cache import cached
+from mmuwitness.process.native import Library, machine_key, target_machine
 
 _SOURCES = (
     "core_cache.py",
@@ -32,96 +26,6 @@ _SOURCES = (
 )
 _ENTRIES = {"run": 1, "enter": 2, "deal": 4}  # i64 arguments after (worker, width)
 _ALLOWED = {"memcpy", "memmove", "memset", "bcmp", "memcmp"}  # libc, as LLVM may call it
-
-
-def cache_directory() -> Path:
-    """Where compiled code is kept: $MMUWITNESS_CACHE, else the user's cache directory."""
-    if chosen := os.environ.get("MMUWITNESS_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "mmuwitness"
-
-
-def cached(name: str, key: Iterable[str], build: Callable[[], bytes]) -> bytes:
-    """The bytes made by `build`, from the cache if an entry of this name and key is there.
-
-    `key` holds everything the bytes depend on. A damaged entry is made again; a cache that
-    cannot be written costs a warning and the time of `build`.
-    """
-    digest = blake2b("\0".join(key).encode(), digest_size=16).hexdigest()
-    path = cache_directory() / f"{name}-{digest}"
-    try:
-        content = path.read_bytes()
-    except OSError:
-        content = b""
-    if len(content) > 4 and int.from_bytes(content[:4], "little") == zlib.crc32(content[4:]):
-        return content[4:]
-    made = build()
-    try:
-        _write(path, zlib.crc32(made).to_bytes(4, "little") + made)
-    except OSError as error:
-        warnings.warn(
-            f"cannot keep compiled code in {path.parent} ({error.strerror}): it is compiled again "
-            "at every start; set MMUWITNESS_CACHE to a directory that can be written",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return made
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write under another name, then rename: a reader sees the whole file or none."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-@functools.cache
-def machine_key() -> tuple[str, ...]:
-    """What compiled code depends on beside its source: compiler, processor, system."""
-    _initialize()
-    features = llvm.get_host_cpu_features().flatten()
-    triple, processor = llvm.get_process_triple(), llvm.get_host_cpu_name()
-    return (llvmlite.__version__, triple, processor, features)
-
-
-@functools.cache
-def _initialize() -> None:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-
-
-def target_machine(optimization: int = 3) -> llvm.TargetMachine:
-    """Code generation for this processor, for code that is loaded by `Library`."""
-    _initialize()
-    return llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
-        opt=optimization,
-        jit=True,
-    )
-
-
-class Library:
-    """Object code loaded into this process. Its functions live as long as it does."""
-
-    def __init__(self, object_code: bytes) -> None:
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(0))
-        self._engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
-        self._engine.finalize_object()
-
-    def address(self, name: str) -> int:
-        """The address of a function."""
-        address = self._engine.get_function_address(name)
-        if address == 0:
-            raise LookupError(f"compiled code has no function {name}")
-        return int(address)
 
 
 class Core:

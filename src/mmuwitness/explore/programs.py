@@ -7,19 +7,19 @@ values of the features that its folding read: without parsing or folding anythin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
-import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-from mmuwitness.explore.core_cache import cache_directory
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import Scenario
-from mmuwitness.process.native import compile_ir, machine_name
+from mmuwitness.process.disk_cache import cache_directory, cached, write_whole
+from mmuwitness.process.native import compile_ir, machine_key
 from mmuwitness.process.program import Program, fold
 
 
@@ -42,7 +42,7 @@ class Compiled:
 def sources_digest() -> str:
     """A hash of every file that decides what a program is."""
     package = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256(machine_name().encode())
+    digest = hashlib.sha256(" ".join(machine_key()).encode())
     for path in sorted([*package.glob("model/**/*.py"), *package.glob("process/*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -76,16 +76,11 @@ def read_index(path: Path) -> list[Compiled]:
         return []
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Complete or not at all, whoever else writes it.  A cache that cannot be written is none."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError:
-        return
+def add_to_index(path: Path, made: Compiled) -> None:
+    """One more entry.  Where the cache cannot be written, `cached` has said so already."""
+    content = json.dumps([asdict(entry) for entry in [*read_index(path), made]])
+    with contextlib.suppress(OSError):
+        write_whole(path, content.encode())
 
 
 def fold_scenario(
@@ -101,23 +96,21 @@ def compiled_program(
     """The program of a scenario on a kernel and its object code, from the cache if it is there."""
     path = index_path(scenario, arch, how)
     kernel_arch = find_arch(arch).kernel_arch
+    folded = partial(fold_scenario, scenario, era, arch, how.claims, how.every)
     for entry in read_index(path):
         if all(era.has(name, kernel_arch) == value for name, value in entry.features.items()):
-            try:
-                return entry, object_path(entry.digest, how).read_bytes()
-            except OSError:
-                break
-    program = fold_scenario(scenario, era, arch, how.claims, how.every)
+            return entry, object_code(entry.digest, how, lambda: folded().lowered.text)
+    program = folded()
     made = describe(program, era, kernel_arch)
-    code = compile_ir(program.lowered.text, how.thorough)
-    write_file(object_path(made.digest, how), code)
-    write_file(path, json.dumps([asdict(e) for e in [*read_index(path), made]]).encode())
+    code = object_code(made.digest, how, lambda: program.lowered.text)
+    add_to_index(path, made)
     return made, code
 
 
-def object_path(digest: str, how: Folding) -> Path:
-    key = f"{sources_digest()} {digest} {how.thorough}"
-    return cache_directory() / f"object-{hashlib.sha256(key.encode()).hexdigest()[:32]}.o"
+def object_code(digest: str, how: Folding, text: Callable[[], str]) -> bytes:
+    """Machine code of a program, compiled from its IR unless the cache has it."""
+    key = (sources_digest(), digest, str(how.thorough))
+    return cached("object", key, lambda: compile_ir(text(), how.thorough))
 
 
 def describe(program: Program, era: Era, kernel_arch: str) -> Compiled:

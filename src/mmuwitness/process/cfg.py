@@ -176,10 +176,7 @@ class Builder(Statements):
             return Many(
                 tuple(self.merge(list(p), node, f"{suffix}[{i}]") for i, p in enumerate(parts))
             )
-        if all(isinstance(v, Const) for v in values) and all(
-            v.value is first.value or (type(v.value) is type(first.value) and v == first)  # type: ignore[union-attr]
-            for v in values
-        ):
+        if all(same_constant(v, first) for v in values):
             return first
         if isinstance(first, Record):
             hint = "make it in the caller and pass it down"
@@ -302,3 +299,10 @@ class Builder(Statements):
         self.block = on_false
         second = self.expr(node.orelse)
         return self.join_results([(first, on_true), (second, self.block)], after, node)
+
+
+def same_constant(a: Folded, b: Folded) -> bool:
+    """Both are known now, and are one thing (True and 1 are not)."""
+    if not isinstance(a, Const) or not isinstance(b, Const):
+        return False
+    return a.value is b.value or (type(a.value) is type(b.value) and a == b)

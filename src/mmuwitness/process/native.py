@@ -1,42 +1,59 @@
-"""LLVM IR text to machine code in this process, through llvmlite; object code can be kept."""
+"""LLVM IR text to machine code in this process, through llvmlite alone."""
 
 from __future__ import annotations
 
 import ctypes
-from functools import cache
-from typing import Any
+import functools
+
+import llvmlite
+import llvmlite.binding as llvm
 
 
-def target_machine(level: int) -> Any:
-    """Code generation for this processor.  An engine owns the one it is given."""
-    import llvmlite.binding as llvm
+@functools.cache
+def machine_key() -> tuple[str, ...]:
+    """What compiled code depends on beside its source: compiler, processor, system."""
+    _initialize()
+    features = llvm.get_host_cpu_features().flatten()
+    triple, processor = llvm.get_process_triple(), llvm.get_host_cpu_name()
+    return (llvmlite.__version__, triple, processor, features)
 
+
+@functools.cache
+def _initialize() -> None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+
+
+def target_machine(optimization: int = 3) -> llvm.TargetMachine:
+    """Code generation for this processor, for code that is loaded by `Library`."""
+    _initialize()
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(),
         features=llvm.get_host_cpu_features().flatten(),
-        opt=level,
-        reloc="pic",
-        codemodel="default",
+        opt=optimization,
+        jit=True,
     )
 
 
-@cache
-def machine_name() -> str:
-    """What object code depends on: the compiler's version, the processor and its features."""
-    import llvmlite
-    import llvmlite.binding as llvm
+class Library:
+    """Object code loaded into this process. Its functions live as long as it does."""
 
-    features = llvm.get_host_cpu_features().flatten()
-    return f"{llvmlite.__version__} {llvm.get_host_cpu_name()} {features}"
+    def __init__(self, object_code: bytes) -> None:
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(0))
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
+        self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        """The address of a function."""
+        address = self._engine.get_function_address(name)
+        if address == 0:
+            raise LookupError(f"compiled code has no function {name}")
+        return int(address)
 
 
 def compile_ir(text: str, thorough: bool = False) -> bytes:
     """Object code of an IR module.  Quick code takes about a quarter of the time to make and runs
     at about half the speed: it is the better choice below some millions of states."""
-    import llvmlite.binding as llvm
-
     machine = target_machine(1 if thorough else 0)
     module = llvm.parse_assembly(text)
     module.triple = machine.triple
@@ -47,20 +64,15 @@ def compile_ir(text: str, thorough: bool = False) -> bytes:
         passes.add_simplify_cfg_pass()
         passes.add_instruction_combine_pass()
     passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(0)))
-    return machine.emit_object(module)
+    return bytes(machine.emit_object(module))
 
 
 class NativeProgram:
     """Loaded object code: `address` of the successors function, and `call` for one state."""
 
     def __init__(self, code: bytes) -> None:
-        import llvmlite.binding as llvm
-
-        empty = llvm.parse_assembly("")
-        self.engine = llvm.create_mcjit_compiler(empty, target_machine(0))
-        self.engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-        self.engine.finalize_object()
-        self.address: int = self.engine.get_function_address("successors")
+        self.library = Library(code)
+        self.address = self.library.address("successors")
         word = ctypes.POINTER(ctypes.c_int64)
         self.function = ctypes.CFUNCTYPE(ctypes.c_int64, word, word, word, word)(self.address)
 

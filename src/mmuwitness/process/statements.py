@@ -171,7 +171,7 @@ class Statements(Expressions):
 
     def stmt_AugAssign(self, node: ast.AugAssign) -> None:
         load = ast.copy_location(self.as_load(node.target), node.target)
-        operation = ast.BinOp(load, node.op, node.value)
+        operation: Any = ast.BinOp(load, node.op, node.value)
         ast.copy_location(operation, node)
         operation.number = number_of(node)
         value = self.expr(operation)

@@ -1,0 +1,134 @@
+"""Stories of virt/kvm/kvm_main.c: a guest fault that meets an invalidation."""
+
+from __future__ import annotations
+
+from mmuwitness.model.kvm.kvm_main import INSTALLS_READ_ONLY
+from tests.model.story import Story
+
+READ, WRITE = 0, 1
+
+
+def looked_up(scenario: str, era: str, arch: str, access: int = READ) -> Story:
+    """A guest fault that holds a reference to the page that it found, and no lock."""
+    story = Story(scenario, era, arch)
+    story.go("vcpu0", lambda: story.pages[0].refcount == 2, [access])
+    assert story.seen == ["kvm_page_fault"]
+    return story
+
+
+def test_the_count_stops_a_fault_while_a_window_is_open() -> None:
+    story = looked_up("dontneed_one", "v6.1", "x86-tdp")
+    mm, kvm, page = story.mm, story.kvm, story.pages[0]
+    story.go("madvise", lambda: mm.open_windows[0] == 1)
+    assert kvm.mmu_invalidate_in_progress == 1
+
+    story.do("vcpu0")
+    assert not kvm.spte[0].present and page.refcount == 1  # it put the page and mapped nothing
+    assert mm.pte[0].page is page  # though the PTE has not changed yet
+
+
+def test_the_sequence_stops_a_fault_after_a_window_came_and_went() -> None:
+    story = looked_up("dontneed_one", "v6.1", "x86-tdp")
+    mm, kvm, page = story.mm, story.kvm, story.pages[0]
+    before = kvm.mmu_invalidate_seq.value
+    story.go("madvise", lambda: mm.invalidating == 1)
+    story.go("madvise", lambda: mm.invalidating == 0)
+    assert kvm.mmu_invalidate_in_progress == 0
+    assert kvm.mmu_invalidate_seq.value == before + 1
+    assert not mm.pte[0].present and page.refcount == 2
+
+    story.do("vcpu0")
+    assert not kvm.spte[0].present
+
+
+def test_a_fault_that_comes_first_is_zapped() -> None:
+    story = looked_up("dontneed_one", "v6.1", "x86-tdp")
+    mm, kvm, page = story.mm, story.kvm, story.pages[0]
+    story.go("vcpu0", lambda: kvm.mmu_lock.readers)
+    assert story.go("madvise", lambda: kvm.mmu_lock.owner is not None, must=False) >= 0
+    assert kvm.mmu_lock.owner is None and kvm.mmu_lock.readers  # it waits for mmu_lock
+
+    story.do("vcpu0")
+    assert kvm.spte[0].page is page
+    story.do("vcpu0", READ)
+    assert story.vcpus[0].tlb[0].page is page
+    story.go("madvise", lambda: mm.open_windows[0] == 1)
+    assert not kvm.spte[0].present and not story.vcpus[0].tlb[0].present
+
+
+def test_a_window_over_another_gfn_stops_only_those_who_do_not_look() -> None:
+    """Since v5.12 x86 asks whether the fault's own address is in the window; arm64 does not."""
+    outcomes = {}
+    for arch, era in (("x86-tdp", "v5.10"), ("x86-tdp", "v6.1"), ("arm64", "v6.1")):
+        story = Story("dontneed", era, arch)
+        second = 1
+        story.go("madvise", lambda story=story: story.mm.open_windows[1] == 1, [second])
+        assert story.mm.open_windows[0] == 0
+        story.do("vcpu0", READ)
+        outcomes[arch, era] = story.kvm.spte[0].present
+    assert outcomes == {
+        ("x86-tdp", "v5.10"): False,
+        ("x86-tdp", "v6.1"): True,
+        ("arm64", "v6.1"): False,
+    }
+
+
+def test_a_window_outside_every_memslot_takes_no_mmu_lock() -> None:
+    """Since v5.15 (52ac8b358b0c): nothing counts it but mn_active_invalidate_count."""
+    for era, elides in (("v5.13", False), ("v6.1", True)):
+        story = Story("ksm_one", era, "x86-tdp")
+        mm, kvm = story.mm, story.kvm
+        before, outside = kvm.mmu_invalidate_seq.value, 1
+        held = []
+
+        def opened(mm=mm, kvm=kvm, held=held) -> bool:
+            held.append(kvm.mmu_lock.owner is not None)
+            return mm.open_windows[1] == 1
+
+        kpage, page = story.pages[1], story.pages[0]
+        kpage.ksm, page.ksm = False, True  # so that ksmd has something to do at that address
+        story.go("ksmd", opened, [outside])
+        assert any(held) is not elides
+        assert kvm.mmu_invalidate_in_progress == (0 if elides else 1)
+        assert kvm.mn_active_invalidate_count == (1 if elides else 0)
+        story.go("ksmd", lambda mm=mm: mm.invalidating == 0)
+        assert kvm.mmu_invalidate_seq.value - before == (0 if elides else 1)
+
+
+def test_windows_over_one_page_are_counted() -> None:
+    story = Story("cow", "v6.1", "x86-tdp")
+    mm, kvm = story.mm, story.kvm
+    guest_write, host_write = 2, 1
+    story.go("vcpu0", lambda: mm.open_windows[0] == 1, [guest_write])
+    story.go("vmm", lambda: mm.open_windows[0] == 2, [host_write])
+    assert kvm.mmu_invalidate_in_progress == kvm.mn_active_invalidate_count == 2
+    story.go("vmm", lambda: mm.invalidating == 1)
+    assert kvm.mmu_invalidate_in_progress == 1
+    story.go("vcpu0", lambda: mm.invalidating == 0)
+    assert kvm.mmu_invalidate_in_progress == kvm.mn_active_invalidate_count == 0
+
+
+def test_r1_a_leaf_survives_the_window_of_another() -> None:
+    """Compaction's start() comes before change_pte, and its unmapping after: what change_pte
+    installed is there when the window closes, and the page that it maps is moved away."""
+    story = Story("cow_migrate", "v6.1", "arm64")
+    mm, kvm = story.mm, story.kvm
+    _, new, moved = story.pages
+    neighbour, write = 1, 2
+    story.do("vcpu0", neighbour)
+    assert kvm.table[0]
+
+    story.go("vcpu0", lambda: new.lru and not mm.pte[0].present, [write])  # under ptl
+    assert mm.ptl.owner is not None and kvm.mmu_invalidate_in_progress == 1
+    story.go("kcompactd", lambda: kvm.mmu_invalidate_in_progress == 2, [1])
+    story.go("kcompactd", lambda: mm.open_windows[0] == 2)  # it found nothing to zap
+    story.go("vcpu0", lambda: mm.invalidating == 1)
+    assert INSTALLS_READ_ONLY in story.seen and kvm.crowded
+    assert kvm.spte[0].page is new is mm.pte[0].page
+
+    story.go("kcompactd", lambda: mm.pte[0].migration)
+    story.go("kcompactd", lambda: mm.invalidating == 0)
+    assert kvm.spte[0].page is new and not mm.pte[0].present
+    story.go("kcompactd", lambda: new.refcount == 0)
+    assert mm.pte[0].page is moved
+    assert kvm.spte[0].present and kvm.spte[0].page is new  # and new is free
