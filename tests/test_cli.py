@@ -47,7 +47,7 @@ class Done:
         return " ".join(self.err.split())
 
 
-def run(*words: str) -> Done:
+def run_words(*words: str) -> Done:
     """Run a command in this process."""
     out, err = io.StringIO(), io.StringIO()
     with (
@@ -62,6 +62,10 @@ def run(*words: str) -> Done:
             code = exit.code
     assert isinstance(code, int | None)
     return Done(code or 0, out.getvalue(), err.getvalue())
+
+
+def run(command: str) -> Done:
+    return run_words(*command.split())
 
 
 def run_process(*words: str, options: tuple[str, ...] = (), **environment: str) -> Done:
@@ -113,14 +117,14 @@ def settled(text: str) -> str:
     ],
 )
 def test_exit_code(code: int, command: str) -> None:
-    done = run(*command.split())
+    done = run(command)
     assert done.code == code, done.err
     assert "Traceback" not in done.out + done.err
     assert bool(done.err) == (code == USAGE)
 
 
 def test_a_violation_beats_a_search_that_was_cut_short() -> None:
-    done = run(*"check cow_migrate --arch arm64 --era v6.1 --memory 40 --json".split())
+    done = run("check cow_migrate --arch arm64 --era v6.1 --memory 40 --json")
     data = json.loads(done.out)
     assert (data["complete"], data["stopped"]) == (False, "memory")
     assert data["claims"]["change_pte_alone"] == "violated" and done.code == VIOLATED
@@ -158,7 +162,7 @@ def test_a_violation_beats_a_search_that_was_cut_short() -> None:
     ],
 )
 def test_an_unknown_name_lists_what_there_is(command: str, says: str) -> None:
-    done = run(*command.split())
+    done = run(command)
     assert (done.code, done.out) == (USAGE, "")
     assert says in done.message
     assert "Traceback" not in done.err
@@ -170,14 +174,14 @@ def test_an_unknown_name_lists_what_there_is(command: str, says: str) -> None:
 @pytest.fixture(scope="module")
 def discovery() -> str:
     """The ID of a counterexample."""
-    done = run(*"check cow_smp --era v2.6.32 --arch x86-shadow --json".split())
+    done = run("check cow_smp --era v2.6.32 --arch x86-shadow --json")
     witness = json.loads(done.out)["witnesses"]["no_lost_write"]
     assert isinstance(witness, str)
     return witness
 
 
 def test_a_discovery_can_be_replayed(discovery: str) -> None:
-    done = run("replay", discovery)
+    done = run_words("replay", discovery)
     assert done.code == HOLDS
     assert done.lines[-1] == f"Replay: mmuwitness replay {discovery}"
     assert any("mm.stale_load: no -> yes" in line for line in done.lines)
@@ -200,25 +204,25 @@ def test_a_discovery_can_be_replayed(discovery: str) -> None:
     ],
 )
 def test_what_is_no_schedule_is_a_usage_error(schedule: str) -> None:
-    done = run("replay", schedule)
+    done = run_words("replay", schedule)
     assert (done.code, done.out) == (USAGE, "")
     assert done.err.startswith("mmuwitness: ") and "Traceback" not in done.err
 
 
 def test_a_truncated_schedule_is_shorter_or_refused(discovery: str) -> None:
-    whole = run("replay", discovery)
+    whole = run_words("replay", discovery)
     steps = discovery.rpartition("/")[2]
     for length in {0, 1, len(steps) // 2, len(steps) - 1}:
-        done = run("replay", discovery[: len(discovery) - len(steps) + length])
+        done = run_words("replay", discovery[: len(discovery) - len(steps) + length])
         assert done.code in (HOLDS, USAGE)
         assert len(done.out) < len(whole.out)
     for length in (1, len("cow_smp/v2"), len("cow_smp/v2.6.32/x86-shadow")):
-        assert run("replay", discovery[:length]).code == USAGE
+        assert run_words("replay", discovery[:length]).code == USAGE
 
 
 def test_a_schedule_of_another_program_is_refused(discovery: str) -> None:
     for other in (discovery.replace("cow_smp", "uprobe_one"), discovery.replace("v2.6.32", "v6.1")):
-        done = run("replay", other)
+        done = run_words("replay", other)
         assert (done.code, done.out) == (USAGE, "")
         assert re.match(r"mmuwitness: not a schedule of this model: step \d+: process", done.err)
 
@@ -242,7 +246,7 @@ WORDS = (
 @example(["replay", "uprobe_one/v6.1/arm64/0x3"])
 @example(["check", "uprobe_one", "--feature", "-change_pte_bracketed", "--feature", "+ksm"])
 def test_any_words_give_an_answer_or_a_message(words: list[str]) -> None:
-    done = run(*words)  # any exception but SystemExit fails here
+    done = run_words(*words)  # any exception but SystemExit fails here
     assert done.code in (HOLDS, VIOLATED, USAGE, INCONCLUSIVE)
     assert bool(done.err) == (done.code == USAGE)
     assert "Traceback" not in done.out + done.err
@@ -265,7 +269,7 @@ SHOWN = [
 
 @pytest.mark.parametrize("command", SHOWN)
 def test_output_is_plain_text_of_at_most_100_columns(command: str) -> None:
-    done = run(*command.split())
+    done = run(command)
     assert done.code in (HOLDS, VIOLATED, INCONCLUSIVE) and done.err == ""
     # an ID is one word, however long it is
     lines = [line for line in done.lines if ": mmuwitness replay " not in line]
@@ -299,23 +303,23 @@ def test_help_names_every_verb_with_an_example() -> None:
     listed = run("--help").out
     assert all(re.search(rf"^  {verb} +\w", listed, re.MULTILINE) for verb in verbs)
     for verb in ("check", "verdict", "explain"):
-        assert "Example: mmuwitness " + verb in run(verb, "--help").out
+        assert "Example: mmuwitness " + verb in run(f"{verb} --help").out
 
 
 # What is printed
 
 
 def test_verdict_is_as_the_golden_file(golden: Callable[[str, str], None]) -> None:
-    golden("verdict-v6.1.txt", run(*"verdict change_pte --era v6.1".split()).out)
+    golden("verdict-v6.1.txt", run("verdict change_pte --era v6.1").out)
 
 
 def test_a_counterexample_is_as_the_golden_file(golden: Callable[[str, str], None]) -> None:
-    done = run(*"check cow_smp --era v2.6.32 --arch x86-shadow".split())
+    done = run("check cow_smp --era v2.6.32 --arch x86-shadow")
     golden("check-cow_smp-v2.6.32.txt", settled(done.out))
 
 
 def test_a_timeline_has_a_lane_for_each_process(discovery: str) -> None:
-    lines = run("replay", discovery).lines
+    lines = run_words("replay", discovery).lines
     assert lines[0] == f"cow_smp on x86-shadow, v2.6.32: {numbered(lines)[-1]} steps"
     head = next(line for line in lines if line.startswith("step"))
     assert head.split()[:4] == ["step", "vcpu0", "vcpu1", "vmm"]
@@ -332,7 +336,7 @@ def numbered(lines: list[str]) -> list[int]:
 
 
 def test_check_prints_each_claim_its_bounds_and_the_memory_order() -> None:
-    done = run(*"check uprobe_one --era v6.1".split())
+    done = run("check uprobe_one --era v6.1")
     assert done.lines[0] == "uprobe_one on x86-tdp, v6.1: every claim holds"
     verdicts = {line.split()[-1]: line[2:15].strip() for line in done.lines if line[:2] == "  "}
     assert verdicts == {
@@ -344,14 +348,14 @@ def test_check_prints_each_claim_its_bounds_and_the_memory_order() -> None:
 
 
 def test_check_says_what_it_did_not_see() -> None:
-    done = run(*"check migrate --era v6.9 --memory 1".split())
+    done = run("check migrate --era v6.9 --memory 1")
     assert done.lines[0] == "migrate on x86-tdp, v6.9: INCONCLUSIVE"
     assert "NOT COMPLETE (the memory limit was reached)" in done.out
     assert "holds" not in done.out and "never reached" not in done.out
 
 
 def test_json_of_check() -> None:
-    done = run(*"check cow_smp --era v2.6.32 --arch x86-shadow --json".split())
+    done = run("check cow_smp --era v2.6.32 --arch x86-shadow --json")
     data = json.loads(done.out)
     assert (data["scenario"], data["kernel"], data["arch"]) == ("cow_smp", "v2.6.32", "x86-shadow")
     assert data["complete"] is True and data["stopped"] is None and data["deadlock"] is False
@@ -359,7 +363,7 @@ def test_json_of_check() -> None:
     assert {n for n, v in data["claims"].items() if v == "violated"} == {"no_lost_write"}
     reached = {n for n, v in data["claims"].items() if v in ("violated", "reached")}
     assert set(data["witnesses"]) == reached == {"no_lost_write", "zaps", "flushes"}
-    only = json.loads(run(*"check uprobe_one --claim I4 --claim changes --json".split()).out)
+    only = json.loads(run("check uprobe_one --claim I4 --claim changes --json").out)
     assert only["claims"] == {"freed_page_unmapped": "holds", "changes": "never reached"}
 
 
@@ -375,7 +379,7 @@ NAMES = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_list_names_everything(kind: str) -> None:
-    listed = run("list", kind).out
+    listed = run_words("list", kind).out
     assert NAMES[kind] <= set(listed.split())
 
 
@@ -395,13 +399,13 @@ def test_list_names_everything(kind: str) -> None:
     ],
 )  # fmt: skip
 def test_explain_one_of_each_kind(name: str, says: list[str]) -> None:
-    done = run("explain", name)
+    done = run_words("explain", name)
     text = " ".join(done.out.split())
     assert done.code == HOLDS and [each for each in says if each not in text] == []
 
 
 def test_explain_shows_where_steps_begin() -> None:
-    lines = run(*"explain wp_page_copy --steps --era v6.1 --arch x86-tdp".split()).lines
+    lines = run("explain wp_page_copy --steps --era v6.1 --arch x86-tdp").lines
     assert lines[0] == "wp_page_copy() in ksm on x86-tdp, v6.1: > marks where a step begins"
     assert lines[1].split()[:2] == ["def", "wp_page_copy(mm,"]
     begins = {line[2:].partition("#")[0].strip(): line for line in lines[1:] if line[0] == ">"}
@@ -410,5 +414,5 @@ def test_explain_shows_where_steps_begin() -> None:
 
 
 def test_explain_of_a_function_that_nobody_calls_says_so() -> None:
-    lines = run(*"explain migrate_pages --steps --scenario ksm".split()).lines
+    lines = run("explain migrate_pages --steps --scenario ksm").lines
     assert lines[1] == "  (no process of this scenario calls it)"

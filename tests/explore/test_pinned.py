@@ -173,8 +173,7 @@ def to_toml(tables: dict[str, Any]) -> str:
             lines.append(f"[{arch}.{scenario}]")
             for eras, entry in tables[arch][scenario].items():
                 fields = ", ".join(
-                    f"{k} = {v}" if isinstance(v, int) else f'{k} = "{v}"'
-                    for k, v in entry.items()
+                    f"{k} = {v}" if isinstance(v, int) else f'{k} = "{v}"' for k, v in entry.items()
                 )
                 lines.append(f'"{eras}" = {{ {fields} }}')
             lines.append("")

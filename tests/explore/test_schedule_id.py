@@ -100,9 +100,7 @@ def test_a_discovery_is_found_again_by_its_name(folding: Folding) -> None:
 
 
 def test_steps_of_one_folding_are_none_of_another() -> None:
-    found = explore(
-        find_scenario("unmerge"), Era("v6.1"), "arm64", folding=Folding(claims=False)
-    )
+    found = explore(find_scenario("unmerge"), Era("v6.1"), "arm64", folding=Folding(claims=False))
     name = format_schedule(found.schedule_to_mark(INSTALLS_READ_ONLY))
     assert ":marks/" in name
     with_claims = parse_schedule(name.replace(":marks", ""))
@@ -134,7 +132,12 @@ def test_steps_that_nobody_can_take(steps: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["uprobe_one/v6.1/x86/0", "uprobe_one/v16/x86-tdp/0", "uprobe/v6.1,-x/x86-tdp/0", "u/v6.1/mips/"],
+    [
+        "uprobe_one/v6.1/x86/0",
+        "uprobe_one/v16/x86-tdp/0",
+        "uprobe/v6.1,-x/x86-tdp/0",
+        "u/v6.1/mips/",
+    ],
 )
 def test_a_name_of_something_unknown(name: str) -> None:
     with pytest.raises(UnknownName, match="there are"):

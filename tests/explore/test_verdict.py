@@ -191,9 +191,7 @@ def test_json_has_this_shape(at_v6_1: dict[str, Cell]) -> None:
         assert set(cell["effects"]) <= set(EFFECTS) and cell["complete"] is True
         assert set(cell["needs_table_page"]) <= set(cell["effects"])
         for program in cell["programs"]:
-            assert set(program) == {
-                *("scenario", "digest", "states", "edges", "depth", "complete")
-            }
+            assert set(program) == {*("scenario", "digest", "states", "edges", "depth", "complete")}
             assert program["scenario"] in data["scenarios"]
             assert program["states"] > program["depth"] > 0
 

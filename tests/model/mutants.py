@@ -20,6 +20,7 @@ from mmuwitness.model.host import Host, find_arch
 from mmuwitness.model.kvm import kvm_main
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.kvm_main import observe_change_pte
+from mmuwitness.model.mm.gup import get_user_pages_unlocked
 from mmuwitness.model.mm.memory import zap_pte_range
 from mmuwitness.model.mm.mm_types import Pte, copy_page, get_page, put_page
 from mmuwitness.model.mm.mmu_notifier import (
@@ -55,10 +56,10 @@ def model_function(name: str) -> FunctionType:
     return found
 
 
-def mutant(name: str, *replaces: str) -> Callable[[FunctionType], FunctionType]:
+def mutant(name: str, *replaces: str) -> Callable[[Any], Any]:
     """`name` is the model with this function in the place of those."""
 
-    def register(function: FunctionType) -> FunctionType:
+    def register(function: Any) -> Any:
         for each in replaces:
             model_function(each)
             MUTANTS.setdefault(name, {})[each] = function
@@ -172,7 +173,7 @@ def retry_if_sequence_moved_gfn(kvm, mmu_seq, gfn):
 @mutant("faults map all writable", "kvm.kvm_main.hva_to_pfn")
 def map_all_writable(kvm, fault, writable):
     addr = kvm_main.gfn_to_hva(kvm, fault.gfn)
-    fault.page = kvm_main.get_user_pages_unlocked(kvm.mm, addr, fault.write)
+    fault.page = get_user_pages_unlocked(kvm.mm, addr, fault.write)
     fault.map_writable = True
 
 

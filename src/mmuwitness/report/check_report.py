@@ -21,6 +21,13 @@ WHY = {
 }
 
 
+CAUTION = (
+    "This is a result about the model of {arch} on {era}, not about a machine.  If you find that a "
+    "kernel in use does this, tell the kernel's security team first "
+    "(Documentation/process/security-bugs.rst)."
+)
+
+
 def exit_code(found: Exploration, claims: Sequence[Claim]) -> int:
     verdicts = {found.verdict_of(claim) for claim in claims}
     if "violated" in verdicts or found.result.deadlock is not None:
@@ -35,6 +42,8 @@ def check_text(found: Exploration, claims: Sequence[Claim]) -> str:
         lines.append(f"  {found.verdict_of(claim):13} {label}")
     lines += ["", *bounds(found)]
     found_ones = discoveries(found, claims)
+    if exit_code(found, claims) == VIOLATED:
+        lines += ["", *wrap(CAUTION.format(arch=found.arch, era=found.era), "")]
     if found_ones:
         what, schedule = found_ones[0]
         lines += ["", "-" * 92, what, "", timeline_text(schedule)]

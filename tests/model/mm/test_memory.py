@@ -27,7 +27,7 @@ def test_a_guest_breaks_cow() -> None:
     assert old.mapcount == 1 and not old.rmap[0]
 
     # Its own window moved the sequence: nothing is mapped yet, the guest faults once more.
-    story.do("vcpu0")
+    story.finish("vcpu0")
     assert not kvm.spte[0].present
     assert story.do("vcpu0", write) == ["kvm_page_fault"]
     assert kvm.spte[0].page is new and kvm.spte[0].write
@@ -40,16 +40,19 @@ def test_of_two_who_break_cow_one_throws_its_copy_away() -> None:
     old, one, two, _ = story.pages
     guest_write, host_write = 2, 1
     story.go("vcpu0", lambda: one.refcount == 1, [guest_write])
-    story.go("vmm", lambda: two.refcount == 1, [host_write])  # both have a copy, neither a window
-    assert mm.invalidating <= 2 and mm.pte[0].page is old
+    story.go("vmm", lambda: two.refcount == 1, [host_write])  # both have a copy of their own
+    assert mm.pte[0].page is old and old.refcount == 2 + 2
 
-    story.go("vmm", lambda: mm.invalidating == 0 and mm.pte[0].page is two)
+    story.finish("vmm")
+    assert mm.pte[0].page is two and mm.open_windows[0] == 0
     story.go("vcpu0", lambda: mm.open_windows[0] == 1)
     story.go("vcpu0", lambda: mm.open_windows[0] == 0)
-    assert mm.pte[0].page is two  # it found another PTE under ptl
-    story.go("vcpu0", lambda: one.refcount == 0)
-    story.go("vcpu0", lambda: old.refcount == 1)  # that of the other address
-    assert (old.mapcount, two.mapcount, kvm.mmu_invalidate_in_progress) == (1, 1, 0)
+    assert mm.pte[0].page is two  # under ptl it found another PTE than it had copied
+    story.finish("vcpu0")
+    assert one.refcount == 0
+    assert (old.refcount, old.mapcount) == (1, 1)  # that of the other address
+    assert (two.refcount, two.mapcount) == (1, 1)
+    assert not kvm.spte[0].present  # retried: two windows came and went
 
 
 def test_a_page_that_nobody_else_refers_to_is_reused() -> None:
@@ -81,7 +84,7 @@ def test_a_dropped_page_is_freed_when_nobody_maps_it() -> None:
 
     story.go("madvise", lambda: mm.open_windows[0] == 1)
     assert not kvm.spte[0].present and not story.vcpus[0].tlb[0].present
-    story.go("madvise", lambda: not mm.pte[0].present)
+    story.go("madvise", lambda: not mm.pte[0].present and mm.ptl.owner is None)
     assert page.refcount == 1 and mm.written[0] == UNKNOWN
 
     # The guest faults meanwhile: it gets a page of zeros from mm, but nothing from KVM yet.
