@@ -22,6 +22,7 @@ from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.kvm_main import observe_change_pte
 from mmuwitness.model.mm.gup import get_user_pages_unlocked
 from mmuwitness.model.mm.memory import zap_pte_range
+from mmuwitness.model.mm.migrate import remove_migration_ptes
 from mmuwitness.model.mm.mm_types import Pte, copy_page, get_page, put_page
 from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
@@ -34,8 +35,11 @@ from mmuwitness.model.mm.rmap import (
     page_add_anon_rmap,
     page_add_new_anon_rmap,
     page_remove_rmap,
+    page_vma_mapped_walk,
+    putback_lru_page,
+    rmap_walk,
 )
-from mmuwitness.model.primitives import feature, read_lock, spin_lock, write_lock
+from mmuwitness.model.primitives import feature, read_lock, spin_lock, unlock, write_lock
 from mmuwitness.model.scenarios import Scenario, find_scenario
 from mmuwitness.process.language import qualified_name
 from mmuwitness.process.native import NativeProgram, compile_ir
@@ -233,6 +237,29 @@ def end_in_two_sections(kvm, start, end):
         kvm.mn_active_invalidate_count -= 1
 
 
+@mutant("end() counts where start() did not", "kvm.kvm_main.kvm_mmu_notifier_invalidate_range_end")
+def end_everywhere(kvm, start, end):
+    """H6: whether a memslot is hit is not the same at start() and at end()."""
+    with write_lock(kvm.mmu_lock):
+        kvm.mmu_invalidate_seq.bump()
+        if kvm.mmu_invalidate_in_progress >= 0:
+            kvm.unbumped -= 1
+            kvm.mmu_invalidate_in_progress -= 1
+    with spin_lock(kvm.mn_invalidate_lock):
+        kvm.mn_active_invalidate_count -= 1
+
+
+@mutant("the range is that of the last window", "kvm.kvm_main.kvm_mmu_invalidate_range_add")
+def forget_other_windows(kvm, start, end):
+    kvm.mmu_invalidate_range_start = start
+    kvm.mmu_invalidate_range_end = end
+
+
+@mutant("a zap leaves TLBs alone", "arch.arch.Arch.flush_gfn")
+def invalidate_nothing(self, kvm, gfn):
+    return
+
+
 # The primary MMU
 
 
@@ -281,6 +308,40 @@ def copy_and_put_early(mm, addr, orig_pte, unshare):
     if not copied:
         put_page(new)
         put_page(old)
+
+
+@mutant("rmap walks open no window", "mm.rmap.try_to_unmap_one")
+def unmap_without_window(mm, addr, page, sync, entry):
+    unmapped = False
+    if page_vma_mapped_walk(mm, addr, page, sync):
+        with spin_lock(mm.ptl):
+            pte = mm.pte[addr]
+            if pte.present and pte.page is page:
+                ptep_clear_flush(mm, addr)
+                mm.swap[addr] = page.content
+                mm.pte[addr] = entry
+                page_remove_rmap(page, addr)
+                unmapped = True
+        if unmapped:
+            put_page(page)
+
+
+@mutant("migration copies a page before it is unmapped", "mm.migrate.unmap_and_move")
+def copy_and_unmap(mm, page, sync):
+    new = copy_page(page, mm)
+    rmap_walk(mm, page, sync, Pte(migration=True, page=page))
+    if new is not None and page.mapcount == 0 and page.refcount == 1:
+        remove_migration_ptes(mm, page, new)
+        lru_cache_add(new)
+        unlock(page.lock)
+        put_page(page)
+        put_page(new)
+    else:
+        if new is not None:
+            put_page(new)
+        remove_migration_ptes(mm, page, page)
+        unlock(page.lock)
+        putback_lru_page(page)
 
 
 @mutant("KSM write-protects without a window", "mm.ksm.write_protect_page")

@@ -44,6 +44,7 @@ class Box(Struct):
     item = Field(Ref("Item"))
     leaf = Field(Leaf)
     arr = Field(Bounded(0, 2), array=LENGTH)
+    seen = Field(Bounded(0, 3), array=6)
     ghost = Field(Bounded(0, 3), ghost=True)
 
 
@@ -69,6 +70,8 @@ HAZARDS = {
     "handles": "an index below zero or too large that selects an instance",
     "returns": "a for loop that never ends by itself, at the end of a function with a result",
     "places": "an array that is followed through None",
+    "never": "a call of a function that does not return, as part of an expression",
+    "ghosts": "a ghost update that may be out of range",
 }
 """Constructs that a program can be written without."""
 
@@ -156,7 +159,7 @@ class Expressions:
         text, low, high = value
         if lo <= low and high <= hi:
             return text
-        if (not hazard or hazard in self.allowed) and self.chance(4):
+        if (not hazard or hazard in self.allowed) and self.chance(3):
             return text
         if lo == 0 <= low and hi == 3 and self.chance(40):
             return f"{text} & 3"

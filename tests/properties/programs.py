@@ -9,6 +9,7 @@ from random import Random
 
 from tests.properties.expressions import DECLARATIONS, SCALARS, Expressions, Helper, Scope
 
+FIELDS = ["host.box.n", "host.items[0].n", "host.items[1].n", "h.n"]
 LOCKS = ["host.box.lk", "host.box.rw", "host.items[0].lk", "host.items[1].lk"]
 
 
@@ -32,7 +33,11 @@ class Writer(Expressions):
     def __init__(self, rng: Random, allowed: frozenset[str] = frozenset()) -> None:
         super().__init__(rng, allowed, 2 if rng.randrange(100) < 75 else 40)
         self.lines: list[str] = []
-        self.indent, self.names, self.fuel = 0, 0, 0
+        self.indent, self.names, self.fuel, self.seen = 0, 0, 0, 0
+        # Half of the programs are about few fields and locks, and note what they see.
+        self.narrow = self.chance(50)
+        self.fields = [self.pick(FIELDS) for _ in range(2)]
+        self.usual = [self.pick(LOCKS) for _ in range(2)] if self.narrow else LOCKS
 
     def name(self, prefix: str) -> str:
         self.names += 1
@@ -124,7 +129,31 @@ class Writer(Expressions):
         if not scope.region:
             nested += [self.s_atomic, self.s_while, self.s_with, self.s_with, self.s_with]
             nested += [self.s_handle_lock, self.s_lock, self.s_try, self.s_choose, self.s_wait]
+        if self.narrow:
+            simple = [self.s_set, self.s_set, self.s_see, self.s_see, self.s_leave]
+            nested = [self.s_with, self.s_with, self.s_lock, self.s_try, self.s_if, self.s_atomic]
+            nested = nested if not scope.region else [self.s_if, self.s_see]
         return self.pick(nested if self.chance(55) else simple)(scope)  # type: ignore[no-any-return]
+
+    def s_set(self, scope: Scope) -> Scope:
+        """A store to one of the program's few fields."""
+        value = str(1 + self.rng.randrange(3))
+        if self.chance(25):
+            value = f"{self.common(scope)} ^ {value}"
+        self.put(f"{self.common(scope)} = {value}")
+        return scope
+
+    def s_see(self, scope: Scope) -> Scope:
+        """One of the program's few fields is noted in a place of its own."""
+        self.seen += 1
+        self.put(f"host.box.seen[{self.seen % 6}] = {self.common(scope)}")
+        return scope
+
+    def common(self, scope: Scope) -> str:
+        field = str(self.pick(self.fields))
+        if field != "h.n":
+            return field
+        return f"{self.pick(['host.items[0]', 'host.items[host.box.seen[0] & 1]'])}.n"
 
     def s_field(self, scope: Scope) -> Scope:
         if self.chance(20):
@@ -247,7 +276,8 @@ class Writer(Expressions):
         return scope
 
     def s_ghost(self, scope: Scope) -> Scope:
-        self.put(f"host.box.ghost = {self.fit(self.number(replace(scope, calls=False), 1), 0, 3)}")
+        value = self.number(replace(scope, calls=False), 1)
+        self.put(f"host.box.ghost = {self.fit(value, 0, 3, 'ghosts')}")
         return scope
 
     def s_cover(self, scope: Scope) -> Scope:
@@ -298,7 +328,7 @@ class Writer(Expressions):
 
     def s_while(self, scope: Scope) -> Scope:
         inside = replace(scope, loop=True, loop_held=False)
-        if self.chance(70):
+        if self.chance(70) or not (scope.result == "none" or "never" in self.allowed):
             name = self.name("k")
             self.put(f"{name}: Bounded(0, 2) = 0")
             with self.block(f"while {name} < {1 + self.rng.randrange(2)}:"):
@@ -367,7 +397,7 @@ class Writer(Expressions):
 
     def free_locks(self, scope: Scope) -> list[str]:
         again = "again" in self.allowed and self.chance(10)
-        return [lk for lk in LOCKS if again or lock_field(lk) not in scope.held]
+        return [lk for lk in self.usual if again or lock_field(lk) not in scope.held]
 
     def holding(self, scope: Scope, taken: str, manual: bool = False) -> Scope:
         self.locks.add(lock_field(taken))

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mmuwitness.explore.explorer import Exploration, Schedule, explore
 from mmuwitness.explore.programs import Folding
@@ -85,7 +85,7 @@ class Cell:
     def witness(self, effect: str) -> Schedule:
         """The shortest schedule to an effect."""
         found = [p.effects[effect] for p in self.programs if effect in p.effects]
-        return min(found, key=lambda s: len(s.steps))
+        return replace(min(found, key=lambda s: len(s.steps)), era=self.era)
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -97,7 +97,7 @@ def absent_reason(arch: str, era: Era) -> str:
     """Why a kernel has no change_pte to ask about, or ""."""
     made = find_arch(arch)
     if not made.applies(era):
-        return "no MMU notifier in this KVM"
+        return made.absent
     if not made.change_pte or not era.has(made.change_pte, made.kernel_arch):
         return "no .change_pte()"
     return ""

@@ -36,7 +36,8 @@ PASSES_MAX = 8
 class Frame:
     """One inlined call: its source, context, names and where `return` goes."""
 
-    def __init__(self, source: Source, context: Context, region: int) -> None:
+    def __init__(self, source: Source, context: Context, region: int, serial: int) -> None:
+        self.serial = serial
         self.source, self.region = source, region
         self.base = self.context = context  # `context` grows inside an unrolled loop
         self.variables = set(source.variables)
@@ -78,7 +79,9 @@ class Builder(Statements):
             self.block = entry = Block()
             values: list[Folded] = [Const(a) for a in arguments]
             source = source_of(self.resolve(function))
-            self.frame = Frame(source, (), 0)
+            self.serial = 0
+            self.block.assigned = frozenset()
+            self.frame = Frame(source, (), 0, 0)
             self.result = self.inline(source, (), values, {}, source.tree)
             if self.block.end is None:
                 self.block.end = ("done",)
@@ -120,7 +123,8 @@ class Builder(Statements):
         if len(context) > DEPTH_MAX:
             raise source.error("calls are nested too deep: recursion cannot be used", source.tree)
         caller = self.frame
-        frame = Frame(source, context, caller.region)
+        self.serial += 1
+        frame = Frame(source, context, caller.region, self.serial)
         self.bind_arguments(frame, values, keywords, node)
         self.frame = frame
         self.statements(source.tree.body)

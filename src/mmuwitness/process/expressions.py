@@ -139,6 +139,8 @@ class Expressions:
         return Many(tuple(self.expr(e) for e in node.elts))
 
     def expr_Name(self, node: ast.Name) -> Folded:
+        if node.id in self.frame.source.conditional:
+            self.check_assigned(node)
         bound = self.frame.lookup(self, node.id)
         if bound is not None:
             return bound
@@ -151,6 +153,13 @@ class Expressions:
             "it is assigned later, or only on another path" if node.id in self.frame.names else ""
         )
         raise self.error(f"{node.id} has no value here", node, hint)
+
+    def check_assigned(self, node: ast.Name) -> None:
+        """A local that only some paths assign has been assigned on every path that comes here."""
+        assigned = self.block.assigned
+        if assigned is not None and (self.frame.serial, node.id) not in assigned:
+            hint = "assign it before the branch or the loop, too"
+            raise self.error(f"{node.id} may have no value here", node, hint)
 
     def expr_Attribute(self, node: ast.Attribute) -> Folded:
         base = self.expr(node.value)
@@ -335,6 +344,8 @@ class Expressions:
     # -- operators -------------------------------------------------------------------------
 
     def expr_UnaryOp(self, node: ast.UnaryOp) -> Folded:
+        if not isinstance(node.op, ast.Not | ast.USub):
+            raise self.error(f"{type(node.op).__name__} cannot be used", node)
         value = self.expr(node.operand)
         if isinstance(value, Const):
             return Const(not value.value if isinstance(node.op, ast.Not) else -value.value)
@@ -383,6 +394,8 @@ class Expressions:
 
     def expr_Compare(self, node: ast.Compare) -> Folded:
         left, right = self.expr(node.left), self.expr(node.comparators[0])
+        if type(node.ops[0]) not in COMPARE:
+            raise self.error(f"{type(node.ops[0]).__name__} cannot be used", node)
         name, function = COMPARE[type(node.ops[0])]
         if isinstance(left, Const) and isinstance(right, Const):
             return Const(bool(function(left.value, right.value)))
@@ -404,10 +417,12 @@ class Expressions:
         """sequence == snapshot: fresh; != : stale.  A read of the sequence."""
         place, other = (left, right) if isinstance(left, Place) else (right, left)
         fits = isinstance(other, Dyn) and isinstance(other.kind, Snapshot)
-        if not fits or not isinstance(place, Place) or not isinstance(place.field.kind, Sequence):
-            hint = "a sequence can be compared only with its own snapshot"
+        equality = type(node.ops[0]) in (ast.Eq, ast.NotEq)
+        sequence = isinstance(place, Place) and isinstance(place.field.kind, Sequence)
+        if not fits or not sequence or not equality:
+            hint = "a sequence can be compared by == and != with its own snapshot only"
             raise self.error("this comparison has no meaning", node, hint)
-        assert isinstance(other, Dyn)
+        assert isinstance(other, Dyn) and isinstance(place, Place)
         fresh = self.temp(node, Bool())
         self.access("fresh", place, node, dst=fresh, rest=(other.reg,))
         if name == "eq":

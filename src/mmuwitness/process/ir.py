@@ -89,13 +89,29 @@ class Op:
         return f"{dst}{self.code}{key} {self.args} {self.extra or ''}"
 
 
-@dataclass(eq=False)
 class Block:
     """Straight-line operations and where control goes: ("jump", b), ("branch", reg, b, b),
-    ("done",) or ("blocked",)."""
+    ("done",) or ("blocked",).
 
-    ops: list[Op] = field(default_factory=list)
-    end: tuple[Any, ...] | None = None
+    assigned: of the locals that only some paths assign, those that every path to the end of this
+    block has assigned; None as long as no path comes here."""
+
+    def __init__(self, end: tuple[Any, ...] | None = None) -> None:
+        self.ops: list[Op] = []
+        self.assigned: frozenset[tuple[int, str]] | None = None
+        self._end = end
+
+    @property
+    def end(self) -> tuple[Any, ...] | None:
+        return self._end
+
+    @end.setter
+    def end(self, end: tuple[Any, ...] | None) -> None:
+        self._end = end
+        if self.assigned is not None:
+            for target in self.targets():
+                known = self.assigned if target.assigned is None else target.assigned
+                target.assigned = known & self.assigned
 
     def targets(self) -> Iterator[Block]:
         for part in self.end or ():

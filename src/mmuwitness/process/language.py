@@ -40,6 +40,7 @@ class Source:
     file: str
     path: str
     variables: frozenset[str]
+    conditional: frozenset[str]
 
     def location(self, node: ast.AST) -> Location:
         line = getattr(node, "lineno", self.tree.lineno)
@@ -84,7 +85,9 @@ def source_of(function: types.FunctionType) -> Source:
     path = function.__code__.co_filename
     name = qualified_name(function)
     tree = _find(function, path)
-    source = Source(function, tree, name, short_path(path), path, variable_names(tree))
+    source = Source(
+        function, tree, name, short_path(path), path, variable_names(tree), conditional_names(tree)
+    )
     for number, node in enumerate(ast.walk(tree)):
         node.number = number  # type: ignore[attr-defined]
     _check(source)
@@ -124,6 +127,22 @@ def _check(source: Source) -> None:
         if isinstance(node, ast.Compare) and len(node.ops) != 1:
             hint = "write `a <= b and b < c`"
             raise source.error("a comparison can have two sides only", node, hint)
+
+
+def conditional_names(tree: ast.FunctionDef) -> frozenset[str]:
+    """The locals that only statements inside a branch or a loop assign."""
+    always = {argument.arg for argument in tree.args.args}
+    nested: set[str] = set()
+
+    def visit(node: ast.AST, inside: bool) -> None:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            (nested if inside else always).add(node.id)
+        inside = inside or isinstance(node, ast.If | ast.For | ast.While)
+        for child in ast.iter_child_nodes(node):
+            visit(child, inside)
+
+    visit(tree, False)
+    return frozenset(nested - always)
 
 
 def variable_names(tree: ast.FunctionDef) -> frozenset[str]:

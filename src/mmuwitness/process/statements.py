@@ -80,6 +80,7 @@ class Statements(Expressions):
         self.frame.variables.add(name)
         self.variable_kinds[self.frame.base, name] = kind
         self.declared.add((self.frame.base, name))
+        self.mark_assigned(name)
         self.assign_variable(name, value, node)
 
     def assign(self, target: ast.expr, value: Folded, node: ast.AST) -> None:
@@ -89,12 +90,17 @@ class Statements(Expressions):
             for part, item in zip(target.elts, value.items, strict=True):
                 self.assign(part, item, node)
         elif isinstance(target, ast.Name):
+            self.mark_assigned(target.id)
             if target.id in self.frame.variables:
                 self.assign_variable(target.id, value, node)
             else:
                 self.frame.names[target.id] = self.unaliased(value, node)
         else:
             self.store(target, value, node)
+
+    def mark_assigned(self, name: str) -> None:
+        if name in self.frame.source.conditional and self.block.assigned is not None:
+            self.block.assigned |= {(self.frame.serial, name)}
 
     def unaliased(self, value: Folded, node: ast.AST) -> Folded:
         """A name bound to another variable's register keeps the value, not the variable."""

@@ -41,6 +41,8 @@ def check_text(found: Exploration, claims: Sequence[Claim]) -> str:
         label = f"{claim.number} {claim.name}".strip()
         lines.append(f"  {found.verdict_of(claim):13} {label}")
     lines += ["", *bounds(found)]
+    for problem in found.compiled.unguarded:
+        lines += wrap(f"Unguarded: {problem}", "  ")
     found_ones = discoveries(found, claims)
     if exit_code(found, claims) == VIOLATED:
         lines += ["", *wrap(CAUTION.format(arch=found.arch, era=found.era), "")]
@@ -60,7 +62,10 @@ def headline(found: Exploration, claims: Sequence[Claim]) -> str:
     )
     if problems:
         return "\n".join(wrap(f"{where}: {'; '.join(problems)}", "", 92))
-    return f"{where}: {'every claim holds' if found.complete else 'INCONCLUSIVE'}"
+    if not found.complete:
+        return f"{where}: INCONCLUSIVE"
+    asked = any(claim.kind != "sometimes" for claim in claims)
+    return f"{where}: {'every claim holds' if asked else 'explored'}"
 
 
 def bounds(found: Exploration) -> list[str]:

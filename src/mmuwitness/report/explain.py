@@ -203,5 +203,5 @@ def steps_text(name: str, scenario: str, era: Era, arch: str) -> str:
     for offset, line in enumerate(source):
         notes = "; ".join(sorted(begins.get(start + offset, ())))
         mark = ">" if notes else " "
-        lines.append(f"{mark} {line.rstrip():64}{'  # ' + notes if notes else ''}".rstrip())
+        lines.append(f"{mark} {line.rstrip():64}{'  # ' + notes if notes else ''}".rstrip()[:100])
     return "\n".join(lines)

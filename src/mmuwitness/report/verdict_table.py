@@ -59,6 +59,8 @@ def answer(cells: Sequence[Cell]) -> str:
         on = [c.era for c in mine if acts(c)]
         if on:
             acting.append(f"{arch} ({span_name(on)})")
+        elif any("warns" in c.effects for c in mine):
+            acting.append(f"{arch} (only its WARN_ON)")
         elif any(c.effects for c in mine):
             flushing.append(arch)
         elif mine:
@@ -110,7 +112,7 @@ def verdict_text(cells: Sequence[Cell], witnesses: Sequence[str] = ()) -> str:
 
 def observed_rows(seen: Sequence[Observed], span: Sequence[Cell]) -> list[Observed]:
     """What real kernels of this span were seen to do."""
-    releases = {Era(cell.era.split()[0]).release for cell in span}
+    releases = {Era(cell.era).release for cell in span if " " not in cell.era}
     return [
         row
         for row in seen

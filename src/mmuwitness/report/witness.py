@@ -49,12 +49,15 @@ def replay_command(schedule: Schedule) -> str:
 def debug_schedule(schedule: Schedule) -> None:
     """Replay in CPython under pdb: it stops before each step of the schedule; `step` goes into
     the author's own lines."""
+    import bdb
+    import contextlib
     import pdb
 
     scenario, era = find_scenario(schedule.scenario), era_of(schedule.era)
     how = schedule.folding
     program = fold_scenario(scenario, era, schedule.arch, how.claims, how.every)
     replay = Replay(program, lambda: scenario.host(era, find_arch(schedule.arch), how.claims))
-    debugger = pdb.Pdb()
-    for pid, choice in schedule.steps:
-        debugger.runcall(replay.step, pid, choice)
+    debugger = pdb.Pdb(skip=["mmuwitness.explore.*", "mmuwitness.process.*", "enum", "ast"])
+    with contextlib.suppress(bdb.BdbQuit):
+        for pid, choice in schedule.steps:
+            debugger.runcall(replay.step, pid, choice)

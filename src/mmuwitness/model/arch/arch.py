@@ -23,6 +23,7 @@ class Arch:
     kernel_arch = ""
     notifier = ""
     change_pte = ""
+    absent = "no MMU notifier in this KVM"
     maps_reads_writable = False
 
     def applies(self, era: Era) -> bool:

@@ -67,9 +67,10 @@ class Arm64(Arch):
             put_page(fault.page)
 
     def install(self, kvm, fault):
-        """A permission fault on a leaf of the same size only gets its permissions relaxed."""
+        """With kvm_pgtable a permission fault on a leaf of the same size only gets its permissions
+        relaxed; before, the leaf was replaced like any other."""
         old = kvm.spte[fault.gfn]
-        if fault.permission:
+        if feature.arm64_kvm_pgtable and fault.permission:
             if old.present and fault.map_writable:
                 kvm.spte[fault.gfn] = old.replace(write=True)
         else:

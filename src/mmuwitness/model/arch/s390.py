@@ -10,6 +10,8 @@ from mmuwitness.model.arch.arch import Arch
 
 
 class S390(Arch):
+    """The generic walk and retry; no change_pte in any kernel that subscribes."""
+
     name = "s390"
     kernel_arch = "s390"
     notifier = "s390_notifier"

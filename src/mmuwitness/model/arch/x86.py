@@ -77,6 +77,7 @@ class X86Tdp(X86):
     """The TDP MMU, since v5.10: faults install with cmpxchg."""
 
     name = "x86-tdp"
+    absent = "no TDP MMU in this KVM"
 
     def applies(self, era):
         return era.has("x86_tdp_mmu", "x86")

@@ -30,6 +30,7 @@ from mmuwitness.model.primitives import (
     spin_lock,
     trylock,
     unlock,
+    wait_until,
 )
 
 
@@ -71,6 +72,10 @@ def do_anonymous_page(mm, addr):
 
 
 def do_swap_page(mm, addr, pte):
+    """A page in the swap cache is locked by whoever reclaims it: wait until that is over."""
+    if pte.page is not None:
+        wait_until(mm.pte[addr] != pte)
+        return
     page = alloc_page(mm)
     if page is not None:
         page.content = mm.swap[addr]

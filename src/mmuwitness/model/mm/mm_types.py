@@ -11,7 +11,7 @@ UNKNOWN = 2
 
 class Pte(Value):
     """A PTE of the primary MMU: none, present, a migration entry (it remembers whether the page was
-    writable) or a swap entry."""
+    writable) or a swap entry (with its page as long as that is in the swap cache)."""
 
     present = Bool()
     write = Bool()

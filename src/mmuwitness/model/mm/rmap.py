@@ -56,8 +56,6 @@ def try_to_unmap_one(mm, addr, page, sync, entry):
                 ptep_clear_flush(mm, addr)
                 if not bracketed and not feature.invalidate_page_after_ptl:
                     mmu_notifier_invalidate_page(mm, addr)
-                if entry.swap:
-                    mm.swap[addr] = page.content
                 mm.pte[addr] = entry.replace(write=pte.write) if entry.migration else entry
                 page_remove_rmap(page, addr)
                 unmapped = True
@@ -92,13 +90,24 @@ def putback_lru_page(page):
     put_page(page)
 
 
+def pageout(mm, page):
+    """The page, unmapped, is written to its swap slot and leaves the swap cache."""
+    for addr in mm.addresses:
+        with spin_lock(mm.ptl):
+            pte = mm.pte[addr]
+            if pte.swap and pte.page is page:
+                mm.swap[addr] = page.content
+                mm.pte[addr] = Pte(swap=True)
+
+
 def shrink_folio_list(mm, sync):
     """kswapd: a page is unmapped everywhere and freed once nobody else refers to it."""
     while True:
         page = isolate_lru_page(mm)
         if page is not None:
             if trylock(page.lock):
-                rmap_walk(mm, page, sync, Pte(swap=True))
+                rmap_walk(mm, page, sync, Pte(swap=True, page=page))
+                pageout(mm, page)
                 unlock(page.lock)
                 if page.mapcount == 0:
                     put_page(page)
