@@ -439,14 +439,3 @@ def change_alone(kvm, range):
     flush = kvm.arch.kvm_set_spte_gfn(kvm, range)
     observe_change_pte(kvm, old, kvm.spte[range.start], flush)
     return flush
-
-
-@mutant("arm64 faults write the whole leaf", "arch.arm64.Arm64.install")
-def install_whole_leaf(self, kvm, fault):
-    """Before commit adcd4e23291e ("KVM: arm64: Add support for relaxing stage-2 perms in generic
-    page-table code") in v5.10: a permission fault maps what the lookup found, as any other."""
-    if kvm.spte[fault.gfn].present:
-        kvm.spte[fault.gfn] = Spte()
-        self.flush_gfn(kvm, fault.gfn)
-    kvm.table[self.table_of(kvm, fault.gfn)] = True
-    self.map(kvm, fault)

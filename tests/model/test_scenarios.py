@@ -211,7 +211,6 @@ def never_a_window_outside(host):
     return host.mm.open_windows[1] == 0
 
 
-@pytest.mark.xfail(reason="ksmd leaves the second address alone: it is a KSM page from the start")
 def test_in_ksm_one_a_window_opens_outside_the_memslot() -> None:
     assert happened("ksm_one", "v6.1", "x86-tdp", never_a_window_outside)
 

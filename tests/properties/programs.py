@@ -9,7 +9,15 @@ from random import Random
 
 from tests.properties.expressions import DECLARATIONS, SCALARS, Expressions, Helper, Scope
 
-FIELDS = ["host.box.n", "host.items[0].n", "host.items[1].n", "h.n"]
+
+# The fields of narrow programs: under which lock they are used, or by which process alone.
+GUARDED = {
+    "Box.lk": "host.box.n",
+    "Box.rw": "host.box.one",
+    "Item.lk": "host.items[host.box.seen[0] & 1].n",
+}
+RACY = ["host.box.arr[0]", "host.items[0].arr[1]"]
+OWN = ["host.items[0].arr[0]", "host.items[1].arr[0]", "host.items[1].arr[1]"]
 LOCKS = ["host.box.lk", "host.box.rw", "host.items[0].lk", "host.items[1].lk"]
 
 
@@ -36,7 +44,7 @@ class Writer(Expressions):
         self.indent, self.names, self.fuel, self.seen = 0, 0, 0, 0
         # Half of the programs are about few fields and locks, and note what they see.
         self.narrow = self.chance(50)
-        self.fields = [self.pick(FIELDS) for _ in range(2)]
+        self.own = OWN[0]
         self.usual = [self.pick(LOCKS) for _ in range(2)] if self.narrow else LOCKS
 
     def name(self, prefix: str) -> str:
@@ -61,16 +69,23 @@ class Writer(Expressions):
         processes = 2 if self.chance(70) else 3
         for number in range(processes):
             self.fuel = 1 + self.rng.randrange(max(1, fuel // processes))
+            self.own = OWN[number]
             with self.block(f"def p{number}(host):"):
-                self.body(Scope(), 4)
+                self.body(Scope(), 7 if self.narrow else 4)
         claims = []
         for number in range(self.rng.randrange(3)):
             pure = Scope(region=True, calls=False, risks=False)
             with self.block(f"def claim{number}(host):"):
-                if self.chance(40):
+                if self.narrow:
+                    a, b = (self.pick([*GUARDED.values(), *RACY, *OWN]) for _ in range(2))
+                    with self.block(f"if {a} == {1 + self.rng.randrange(2)}:"):
+                        self.put(f"return {b} != {self.rng.randrange(3)}")
+                    self.put("return True")
+                elif self.chance(40):
                     with self.block(f"if {self.truth(pure, 1)}:"):
                         self.put("return host.box.ghost < 2")
-                self.put(f"return {self.truth(pure, 2)}")
+                if not self.narrow:
+                    self.put(f"return {self.truth(pure, 2)}")
             claims.append(self.pick([(), (), ("lk",), ("rw",), ("lk", "rw")]))
         head = DECLARATIONS.replace("LENGTH", str(self.length))
         return Text("\n".join([head, *self.lines, ""]), processes, tuple(claims))
@@ -130,16 +145,17 @@ class Writer(Expressions):
             nested += [self.s_atomic, self.s_while, self.s_with, self.s_with, self.s_with]
             nested += [self.s_handle_lock, self.s_lock, self.s_try, self.s_choose, self.s_wait]
         if self.narrow:
-            simple = [self.s_set, self.s_set, self.s_see, self.s_see, self.s_leave]
+            simple = [self.s_set, self.s_set, self.s_set, self.s_see, self.s_see, self.s_leave]
             nested = [self.s_with, self.s_with, self.s_lock, self.s_try, self.s_if, self.s_atomic]
+            nested += [self.s_with, self.s_wait]
             nested = nested if not scope.region else [self.s_if, self.s_see]
         return self.pick(nested if self.chance(55) else simple)(scope)  # type: ignore[no-any-return]
 
     def s_set(self, scope: Scope) -> Scope:
         """A store to one of the program's few fields."""
-        value = str(1 + self.rng.randrange(3))
+        value = str(1 + self.rng.randrange(2))
         if self.chance(25):
-            value = f"{self.common(scope)} ^ {value}"
+            value = f"2 - min({self.common(scope)}, 2)"
         self.put(f"{self.common(scope)} = {value}")
         return scope
 
@@ -150,10 +166,14 @@ class Writer(Expressions):
         return scope
 
     def common(self, scope: Scope) -> str:
-        field = str(self.pick(self.fields))
-        if field != "h.n":
-            return field
-        return f"{self.pick(['host.items[0]', 'host.items[host.box.seen[0] & 1]'])}.n"
+        """One of the program's few fields; hardly ever a guarded one without its lock."""
+        guarded = [GUARDED[key] for key in sorted(scope.held)]
+        which = self.rng.randrange(20)
+        if which == 0:
+            return str(self.pick([*GUARDED.values(), *OWN]))
+        if which <= 10 and guarded:
+            return str(self.pick(guarded))
+        return str(self.pick(RACY)) if which <= 16 else self.own
 
     def s_field(self, scope: Scope) -> Scope:
         if self.chance(20):
@@ -466,7 +486,10 @@ class Writer(Expressions):
 
     def s_wait(self, scope: Scope) -> Scope:
         pure = replace(scope, calls=False)
-        self.put(f"wait_until({self.pick(['host.box.flag', self.truth(pure, 1)])})")
+        test = self.pick(["host.box.flag", self.truth(pure, 1)])
+        if self.narrow:
+            test = f"{self.common(pure)} != {self.rng.randrange(3)}"
+        self.put(f"wait_until({test})")
         return scope
 
     def s_atomic(self, scope: Scope) -> Scope:

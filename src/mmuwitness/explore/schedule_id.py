@@ -15,6 +15,7 @@ from mmuwitness.explore.explorer import Schedule
 from mmuwitness.explore.programs import Folding
 
 SUFFIXES = {(True, False): "", (False, False): ":marks", (True, True): ":every"}
+STEPS_MAX = 100_000
 STEP = re.compile(r"^(\d+)([b-z]?)(?:x(\d+))?$")
 
 
@@ -45,6 +46,8 @@ def parse_schedule(text: str) -> Schedule:
             raise BadSchedule(f"{word!r} is no step: a process, a letter for its choice, xN")
         pid, letter, count = match.groups()
         choice = ord(letter) - ord("a") if letter else 0
+        if len(steps) + int(count or 1) > STEPS_MAX:
+            raise BadSchedule(f"not a schedule of this model: more than {STEPS_MAX:,} steps")
         steps += [(int(pid), choice)] * int(count or 1)
     arch, _, how = parts[2].partition(":")
     foldings = {suffix: key for key, suffix in SUFFIXES.items()}

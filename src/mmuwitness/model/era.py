@@ -47,12 +47,12 @@ KERNELS = (
 class UnknownName(ValueError):
     """A name that nothing has: says which are nearest and what there is."""
 
-    def __init__(self, kind: str, name: str, known: Sequence[str], there_are: str = "") -> None:
+    def __init__(self, kind: str, name: str, known: Sequence[str], hint: str = "") -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
         self.nearest = tuple(difflib.get_close_matches(name, known, n=3))
         did_you_mean = f"did you mean {' or '.join(self.nearest)}? " if self.nearest else ""
         super().__init__(
-            f"unknown {kind} {name!r}: {did_you_mean}there are {there_are or ', '.join(known)}"
+            f"unknown {kind} {name!r}: {did_you_mean}{hint or 'there are ' + ', '.join(known)}"
         )
 
 
@@ -61,7 +61,7 @@ def parse_kernel(name: str) -> tuple[str, int]:
     match = KERNEL.fullmatch(name.strip())
     release = f"v{match['release']}" if match else ""
     if not match or release not in RELEASES:
-        raise UnknownName("era", name, RELEASES, KERNELS)
+        raise UnknownName("era", name, RELEASES, f"there are {KERNELS}")
     return release, int(match["level"] or 0)
 
 

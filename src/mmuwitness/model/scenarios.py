@@ -70,6 +70,12 @@ def private_beside_ksm_page(host: Host) -> None:
     host.map_ksm_page(range(1, len(host.mm.addresses)), 1)
 
 
+def ksm_page_beside_private(host: Host) -> None:
+    """A KSM page at the first address, a page of its own and of equal content at the second."""
+    host.map_ksm_page([0], 0)
+    host.map_page(1, 1)
+
+
 def private_beside_mapped_ksm_page(host: Host) -> None:
     """As private_beside_ksm_page; the second gfn is mapped already, and nobody touches it."""
     private_beside_ksm_page(host)
@@ -118,10 +124,10 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         Scenario(
             "ksm_one",
-            "As ksm, but the KSM page's other address is in no memslot: windows over it elide"
+            "A guest page and one that is in no memslot are merged: windows over the second elide"
             " mmu_lock.",
-            "1 vCPU, 1 gfn, 3 pages, any number of KSM merges",
-            private_beside_ksm_page,
+            "1 vCPU, 1 gfn, 1 address in no memslot, 3 pages, any number of KSM merges",
+            ksm_page_beside_private,
             mm_actor("ksmd", ksm.ksmd),
             {"pages": 3, "slot_pages": 1, "mergeable": 2},
         ),

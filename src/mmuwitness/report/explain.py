@@ -47,7 +47,7 @@ def table(rows: Iterable[tuple[str, str]]) -> str:
             f"{name:26} {wrapped[0]}" if len(name) < 26 else f"{name}\n{'':27}{wrapped[0]}"
         )
         lines += [f"{'':27}{line}" for line in wrapped[1:]]
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def functions() -> dict[str, object]:
@@ -83,12 +83,16 @@ def dates(row: Feature) -> str:
 def explain_text(name: str) -> str:
     """What is known under a name, of whatever kind."""
     for described in (
-        explain_scenario(name),
-        explain_claim(name),
-        explain_arch(name),
-        explain_feature(name),
-        explain_function(name),
-        explain_era(name),
+        ()
+        if not name
+        else (
+            explain_scenario(name),
+            explain_claim(name),
+            explain_arch(name),
+            explain_feature(name),
+            explain_function(name),
+            explain_era(name),
+        )
     ):
         if described:
             return described

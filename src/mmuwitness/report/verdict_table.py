@@ -100,7 +100,11 @@ def verdict_text(cells: Sequence[Cell], witnesses: Sequence[str] = ()) -> str:
         first = span[0]
         what = wrap(says(first), "", 47)
         kernels = span_name([cell.era for cell in span])
-        lines.append(f"{first.arch:13} {kernels:19} {what[0]:47} {size(span):>11}")
+        if len(kernels) > 19:
+            lines += wrap(f"{first.arch}: {kernels}", "")
+            lines.append(f"{'':33} {what[0]:47} {size(span):>11}")
+        else:
+            lines.append(f"{first.arch:13} {kernels:19} {what[0]:47} {size(span):>11}")
         lines += [f"{'':33} {more}" for more in what[1:]]
         for row in observed_rows(seen, span):
             lines += wrap(f"seen: {row.sentence}", " " * 34, 66)

@@ -17,13 +17,15 @@ from mmuwitness.report.timeline import LEGEND, lanes
 
 def era_of(text: str) -> Era:
     """`v6.1` or `v6.1 -change_pte_bracketed`."""
-    name, *changes = text.split()
+    name, *changes = text.split() or [""]
     return Era(name, tuple(changes))
 
 
 def steps_of(schedule: Schedule) -> tuple[Program, list[PathStep]]:
     """The program of a schedule and its steps; BadSchedule if it is none of this program."""
     scenario, era = find_scenario(schedule.scenario), era_of(schedule.era)
+    if not find_arch(schedule.arch).applies(era):
+        raise BadSchedule(f"{schedule.arch} has no MMU notifier in {era}'s KVM")
     how = schedule.folding
     program = fold_scenario(scenario, era, schedule.arch, how.claims, how.every)
     native = NativeProgram(compile_ir(program.lowered.text))

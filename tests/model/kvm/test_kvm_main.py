@@ -79,8 +79,6 @@ def test_a_window_outside_every_memslot_takes_no_mmu_lock(era: str, elides: bool
     """Since v5.15 (52ac8b358b0c): nothing counts it but mn_active_invalidate_count."""
     story = Story("ksm_one", era, "x86-tdp")
     mm, kvm, outside = story.mm, story.kvm, 1
-    page, kpage = story.pages[:2]
-    kpage.ksm, page.ksm = False, True  # so that ksmd has something to do at that address
     before = kvm.mmu_invalidate_seq.value
     story.go("ksmd", lambda: kvm.mmu_lock.owner is not None or mm.open_windows[1], [outside])
     assert (kvm.mmu_lock.owner is None) is elides
