@@ -279,7 +279,7 @@ def test_every_sometimes_claim_is_reached_somewhere() -> None:
 @pytest.mark.parametrize("arch", ["x86-shadow", "arm64", "powerpc-hv"])
 @pytest.mark.parametrize("era", ["v5.13", "v5.15", "v6.1", "v6.9"])
 def test_the_warning_is_unreachable_while_calls_are_bracketed(era: str, arch: str) -> None:
-    for scenario in ("unmerge", "uprobe_one", "ksm_first"):
+    for scenario in ("unmerge", "uprobe_one"):
         bracketed = outcome(scenario, era, arch)
         assert bracketed.complete and "warns" not in bracketed.violated
         assert "warns" in outcome(scenario, f"{era} -change_pte_bracketed", arch).violated

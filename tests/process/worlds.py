@@ -129,22 +129,21 @@ class Explored:
                 bits |= marks
         return {name for bit, name in enumerate(self.program.lowered.marks) if bits >> bit & 1}
 
-    def finals(self) -> set[tuple[int, ...]]:
-        """The shared state wherever every process has finished."""
-        layout, steps = self.program.layout, self.program.steps
-        slots = [slot for _, of_field in layout.shared() for slot in of_field]
+    def ends(self) -> set[tuple[int, ...]]:
+        """The shared state wherever nothing can happen: processes have finished, or wait."""
+        slots = [slot for _, of_field in self.program.layout.shared() for slot in of_field]
         return {
             tuple(slot.get(words) for slot in slots)
-            for words in self.found
-            if all(f.pc.get(words) == s.done for f, s in zip(layout.frames, steps, strict=True))
+            for words, found in self.found.items()
+            if not found
         }
 
     def final(self, key: str) -> set[tuple[int, ...]]:
-        """The values of one field, of every instance, wherever every process has finished."""
+        """The values of one field, of every instance, wherever nothing can happen."""
         at = 0
         for declared, slots in self.program.layout.shared():
             if declared.key == key:
-                return {values[at : at + len(slots)] for values in self.finals()}
+                return {values[at : at + len(slots)] for values in self.ends()}
             at += len(slots)
         raise KeyError(key)
 

@@ -13,10 +13,10 @@ from tests.properties.expressions import DECLARATIONS, SCALARS, Expressions, Hel
 # The fields of narrow programs: under which lock they are used, or by which process alone.
 GUARDED = {
     "Box.lk": "host.box.n",
-    "Box.rw": "host.box.one",
-    "Item.lk": "host.items[host.box.seen[0] & 1].n",
+    "Box.rw": "host.items[0].n",
+    "Item.lk": "host.items[1].n",
 }
-RACY = ["host.box.arr[0]", "host.items[0].arr[1]"]
+RACY = ["host.box.arr[0]", "host.items[0].arr[1]", "host.box.arr[host.box.flag]"]
 OWN = ["host.items[0].arr[0]", "host.items[1].arr[0]", "host.items[1].arr[1]"]
 LOCKS = ["host.box.lk", "host.box.rw", "host.items[0].lk", "host.items[1].lk"]
 
@@ -64,23 +64,26 @@ class Writer(Expressions):
     # -- programs ----------------------------------------------------------------------------
 
     def program(self, fuel: int = 11) -> Text:
-        for number in range(self.rng.randrange(4)):
+        for number in range(0 if self.narrow else self.rng.randrange(4)):
             self.helper(f"helper{number}")
         processes = 2 if self.chance(70) else 3
         for number in range(processes):
             self.fuel = 1 + self.rng.randrange(max(1, fuel // processes))
+            self.fuel = max(self.fuel, fuel // processes) if self.narrow else self.fuel
             self.own = OWN[number]
             with self.block(f"def p{number}(host):"):
-                self.body(Scope(), 7 if self.narrow else 4)
+                self.body(Scope(), 4, least=4 if self.narrow else 1)
         claims = []
-        for number in range(self.rng.randrange(3)):
+        for number in range(self.rng.randrange(4)):
             pure = Scope(region=True, calls=False, risks=False)
             with self.block(f"def claim{number}(host):"):
                 if self.narrow:
                     a, b = (self.pick([*GUARDED.values(), *RACY, *OWN]) for _ in range(2))
-                    with self.block(f"if {a} == {1 + self.rng.randrange(2)}:"):
-                        self.put(f"return {b} != {self.rng.randrange(3)}")
-                    self.put("return True")
+                    value = self.rng.randrange(3)
+                    if self.chance(50):
+                        with self.block(f"if {a} != {1 + self.rng.randrange(2)}:"):
+                            self.put("return True")
+                    self.put(f"return {b} != {value}")
                 elif self.chance(40):
                     with self.block(f"if {self.truth(pure, 1)}:"):
                         self.put("return host.box.ghost < 2")
@@ -122,10 +125,10 @@ class Writer(Expressions):
 
     # -- statements --------------------------------------------------------------------------
 
-    def body(self, scope: Scope, most: int) -> None:
+    def body(self, scope: Scope, most: int, least: int = 1) -> None:
         """Some statements, at least one."""
         start = len(self.lines)
-        for _ in range(1 + self.rng.randrange(most)):
+        for _ in range(least + self.rng.randrange(most)):
             if self.fuel <= 0:
                 break
             self.fuel -= 1

@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -92,6 +93,16 @@ def in_stable(row: Feature, release: str, level: int) -> bool:
     return present
 
 
+@cache
+def dated(feature: str, release: str, level: int, arch: str) -> bool:
+    """Whether the rows of a feature put it into a kernel.  Asked some 100,000 times a matrix."""
+    check_arch(arch)
+    return any(
+        (not row.arches or arch in row.arches) and in_stable(row, release, level)
+        for row in rows_of(feature)
+    )
+
+
 @dataclass(frozen=True)
 class Era:
     """One kernel: a release or a stable level, and what a user changes about it."""
@@ -118,16 +129,10 @@ class Era:
 
     def has(self, feature: str, arch: str) -> bool:
         """Whether this kernel has it on this arch; a change counts on every arch."""
-        rows = rows_of(feature)
-        check_arch(arch)
+        mainline = dated(feature, self.release, self.level, arch)
         if f"+{feature}" in self.changes:
             return True
-        if f"-{feature}" in self.changes:
-            return False
-        return any(
-            (not row.arches or arch in row.arches) and in_stable(row, self.release, self.level)
-            for row in rows
-        )
+        return mainline and f"-{feature}" not in self.changes
 
     def features(self, arch: str) -> frozenset[str]:
         """The names of all that it has."""
