@@ -188,6 +188,7 @@ def test_a_mutant_breaks_what_it_should(
     assert found.violated == broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "scenario", "era", "arch"), HARMLESS, ids=row_id)
 def test_a_mutant_does_no_harm_there(what: str, scenario: str, era: str, arch: str) -> None:
     assert_all_hold(scenario, era, arch)
@@ -277,7 +278,9 @@ def test_every_sometimes_claim_is_reached_somewhere() -> None:
 
 
 @pytest.mark.parametrize("arch", ["x86-shadow", "arm64", "powerpc-hv"])
-@pytest.mark.parametrize("era", ["v5.13", "v5.15", "v6.1", "v6.9"])
+@pytest.mark.parametrize(
+    "era", ["v6.1", *(pytest.param(e, marks=pytest.mark.slow) for e in ("v5.13", "v5.15", "v6.9"))]
+)
 def test_the_warning_is_unreachable_while_calls_are_bracketed(era: str, arch: str) -> None:
     for scenario in ("unmerge", "uprobe_one"):
         bracketed = outcome(scenario, era, arch)

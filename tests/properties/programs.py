@@ -176,7 +176,7 @@ class Writer(Expressions):
             return str(self.pick([*GUARDED.values(), *OWN]))
         if which <= 10 and guarded:
             return str(self.pick(guarded))
-        return str(self.pick(RACY)) if which <= 16 else self.own
+        return str(self.pick(RACY)) if which <= 13 else self.own
 
     def s_field(self, scope: Scope) -> Scope:
         if self.chance(20):

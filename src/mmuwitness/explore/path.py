@@ -105,5 +105,5 @@ def describe_step(
 
 def first_operation(block: Block) -> Op:
     while not block.ops:
-        block = next(block.targets())
+        block = block.targets[0]
     return block.ops[0]

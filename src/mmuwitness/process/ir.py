@@ -100,6 +100,7 @@ class Block:
         self.ops: list[Op] = []
         self.assigned: frozenset[tuple[int, str]] | None = None
         self._end = end
+        self.targets: tuple[Block, ...] = ()
 
     @property
     def end(self) -> tuple[Any, ...] | None:
@@ -108,15 +109,11 @@ class Block:
     @end.setter
     def end(self, end: tuple[Any, ...] | None) -> None:
         self._end = end
+        self.targets = tuple(part for part in end or () if isinstance(part, Block))
         if self.assigned is not None:
-            for target in self.targets():
+            for target in self.targets:
                 known = self.assigned if target.assigned is None else target.assigned
                 target.assigned = known & self.assigned
-
-    def targets(self) -> Iterator[Block]:
-        for part in self.end or ():
-            if isinstance(part, Block):
-                yield part
 
 
 HeldLock = tuple[str, int, str]
@@ -147,13 +144,13 @@ def reachable_blocks(entry: Block) -> list[Block]:
     """Blocks reachable from `entry`, in reverse postorder (iterative: graphs are deep)."""
     order: list[Block] = []
     seen = {id(entry)}
-    stack: list[tuple[Block, Iterator[Block]]] = [(entry, entry.targets())]
+    stack = [(entry, iter(entry.targets))]
     while stack:
         block, rest = stack[-1]
         for target in rest:
             if id(target) not in seen:
                 seen.add(id(target))
-                stack.append((target, target.targets()))
+                stack.append((target, iter(target.targets)))
                 break
         else:
             order.append(block)

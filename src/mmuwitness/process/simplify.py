@@ -41,7 +41,7 @@ def join_blocks(process: Process) -> None:
     comes_from: dict[int, int] = {id(process.entry): 1}
     blocks = reachable_blocks(process.entry)
     for block in blocks:
-        for target in block.targets():
+        for target in block.targets:
             comes_from[id(target)] = comes_from.get(id(target), 0) + 1
     for block in blocks:
         while block.end and block.end[0] == "jump" and comes_from[id(block.end[1])] == 1:

@@ -92,7 +92,7 @@ def locks_held(process: Process) -> Held:
             for op in block.ops:
                 before[op] = held
                 held = after_op(op, held)
-            for target in block.targets():
+            for target in block.targets:
                 old = entering.get(id(target))
                 new = held if old is None else old & held
                 if new != old:
@@ -220,7 +220,7 @@ def place_boundaries(process: Process, movers: Movers) -> Steps:
                     open_step = begins and not racy
                 else:
                     open_step = False
-            for target in block.targets():
+            for target in block.targets:
                 old = fresh.get(id(target), True)
                 if old and not open_step:
                     fresh[id(target)] = False
@@ -274,7 +274,7 @@ def cycles(process: Process, loop: Op, starts: set[Op]) -> bool:
         block = work.pop()
         if any(op in starts for op in block.ops):
             continue
-        for target in block.targets():
+        for target in block.targets:
             if target is head:
                 return True
             if id(target) not in seen:
@@ -325,7 +325,7 @@ def add_liveness(steps: Steps) -> None:
 
 def live_at_end(block: Block, entering: dict[int, frozenset[Reg]]) -> frozenset[Reg]:
     live: frozenset[Reg] = frozenset()
-    for target in block.targets():
+    for target in block.targets:
         live |= entering.get(id(target), frozenset())
     if block.end and block.end[0] == "branch" and isinstance(block.end[1], Reg):
         live |= {block.end[1]}
