@@ -73,7 +73,7 @@ bench/run: $(STAMP)
 
 golden: $(STAMP) ## accept what the golden tests print now; review the diff
 	@MMUWITNESS_GOLDEN=accept $(PY) -m pytest -q -m golden || test $$? = 5 # 5: there are none
-	@git --no-pager diff --stat -- tests/golden
+	@git --no-pager diff --stat -- tests/golden tests/explore/pinned.toml src/mmuwitness/trace/observed.toml
 	@git ls-files --others --exclude-standard -- tests/golden | sed 's/^/ new: /'
 
 lock: ## write requirements.lock anew from pyproject.toml, with the newest releases

@@ -15,15 +15,55 @@ from mmuwitness.model.state import World
 from mmuwitness.process.native import NativeProgram, compile_ir
 from mmuwitness.process.program import Program
 
-PRIMITIVES = """\
+DECLARATIONS = """\
 from mmuwitness.model.primitives import (
     atomic, bug_on, choose, cover, feature, lock, read_lock, spin_lock, trace, trylock, unlock,
     wait_until, warn_on, write_lock,
 )
 from mmuwitness.model.state import (
-    Bool, Bounded, Field, Local, Lock, OfValue, Ref, RwLock, Sequence, Snapshot, Struct, Value,
+    Bool, Bounded, Field, Local, Lock, Ref, RwLock, Sequence, Snapshot, Struct, Value,
 )
+
+
+class Leaf(Value):
+    odd = Bool()
+    n = Bounded(-1, 2)
+    item = Ref("Item")
+
+
+class Item(Struct):
+    lk = Field(Lock())
+    n = Field(Bounded(0, 3))
+    arr = Field(Bounded(0, 2), array=LENGTH)
+    leaf = Field(Leaf)
+
+
+class Box(Struct):
+    lk = Field(Lock())
+    rw = Field(RwLock())
+    seq = Field(Sequence())
+    n = Field(Bounded(0, 3))
+    neg = Field(Bounded(-2, 1))
+    flag = Field(Bool())
+    one = Field(Bounded(1, 3))
+    item = Field(Ref("Item"))
+    leaf = Field(Leaf)
+    arr = Field(Bounded(0, 2), array=LENGTH)
+    seen = Field(Bounded(0, 3), array=6)
+    ghost = Field(Bounded(0, 3), ghost=True)
+
+
+class Rec(Local):
+    a = Bounded(0, 3)
+    seen = Snapshot()
+    item = Ref("Item")
 """
+
+
+def declared(code: str, length: int = 2) -> str:
+    """Process code after the declarations that it uses; length: of the arrays named arr."""
+    return DECLARATIONS.replace("LENGTH", str(length)) + code
+
 
 serial = itertools.count()
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from random import Random
 
-from tests.properties.expressions import DECLARATIONS, SCALARS, Expressions, Helper, Scope
+from tests.process.worlds import declared
+from tests.properties.expressions import SCALARS, Expressions, Helper, Scope
 
 
 # The fields of narrow programs: under which lock they are used, or by which process alone.
@@ -90,8 +91,8 @@ class Writer(Expressions):
                 if not self.narrow:
                     self.put(f"return {self.truth(pure, 2)}")
             claims.append(self.pick([(), (), ("lk",), ("rw",), ("lk", "rw")]))
-        head = DECLARATIONS.replace("LENGTH", str(self.length))
-        return Text("\n".join([head, *self.lines, ""]), processes, tuple(claims))
+        source = declared("\n".join(["", *self.lines, ""]), self.length)
+        return Text(source, processes, tuple(claims))
 
     def helper(self, name: str) -> None:
         result = self.pick(["none", "number", "truth", "pair", "grab"])

@@ -14,9 +14,14 @@ from itertools import groupby
 from mmuwitness.explore.explorer import Schedule
 from mmuwitness.explore.programs import Folding
 
-SUFFIXES = {(True, False): "", (False, False): ":marks", (True, True): ":every"}
+SUFFIXES = {
+    (True, False): "",
+    (False, False): ":marks",
+    (True, True): ":every",
+    (False, True): ":marks:every",
+}
 STEPS_MAX = 100_000
-STEP = re.compile(r"^(\d+)([b-z]?)(?:x(\d+))?$")
+STEP = re.compile(r"^(\d+)([b-w]?)(?:x(\d+))?$")
 
 
 class BadSchedule(ValueError):

@@ -98,7 +98,7 @@ def absent_reason(arch: str, era: Era) -> str:
     made = find_arch(arch)
     if not made.applies(era):
         return made.absent
-    if not made.change_pte or not era.has(made.change_pte, made.kernel_arch):
+    if not made.has_change_pte(era):
         return "no .change_pte()"
     return ""
 

@@ -175,7 +175,8 @@ def windows_balanced(host: Any) -> Any:
 
 @always("I9", "mmu_lock")
 def seq_before_count(host: Any) -> Any:
-    """mmu_invalidate_seq is bumped before mmu_invalidate_in_progress is lowered."""
+    """Whoever finds mmu_lock free and mmu_invalidate_in_progress lowered finds
+    mmu_invalidate_seq bumped, too."""
     return host.kvm.mmu_invalidate_in_progress >= host.kvm.unbumped
 
 

@@ -106,7 +106,8 @@ class Host:
 
     def kvm_notifier(self) -> MmuNotifier:
         """kvm_mmu_notifier_ops as this kernel has them."""
-        change_pte = bool(self.arch.change_pte) and self.has_feature(self.arch.change_pte)
+        change_pte = self.arch.has_change_pte(self.era)
+        self.features_read |= {"change_pte_op", self.arch.change_pte} - {""}
         page = self.has_feature("invalidate_page_op")
         return MmuNotifier(
             self.kvm,

@@ -8,7 +8,7 @@ from typing import Any
 from mmuwitness.explore.explorer import Exploration, Schedule
 from mmuwitness.explore.schedule_id import format_schedule
 from mmuwitness.model.claims import Claim
-from mmuwitness.report.verdict_table import wrap
+from mmuwitness.report.text import wrap
 from mmuwitness.report.witness import replay_command, timeline_text
 
 HOLDS, VIOLATED, INCONCLUSIVE = 0, 1, 3

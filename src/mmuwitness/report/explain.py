@@ -11,7 +11,7 @@ from mmuwitness.model.features import FEATURES, Feature
 from mmuwitness.model.host import ARCHES
 from mmuwitness.model.releases import RELEASES
 from mmuwitness.model.scenarios import SCENARIOS, Scenario
-from mmuwitness.report.verdict_table import wrap
+from mmuwitness.report.text import wrap
 
 KINDS = ("scenarios", "claims", "arches", "eras", "features", "functions")
 

@@ -11,6 +11,7 @@ from mmuwitness.model.era import Era
 from mmuwitness.model.features import Feature
 from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import SCENARIOS
+from mmuwitness.report.text import wrap
 from mmuwitness.trace.observed import Observed, load_observed
 
 WORDS = {
@@ -157,12 +158,6 @@ def unverified_rows(cells: Sequence[Cell]) -> list[Feature]:
             r for r in era.unverified(names, find_arch(cell.arch).kernel_arch) if r not in found
         ]
     return found
-
-
-def wrap(text: str, indent: str, width: int = 92) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent) or [indent]
 
 
 def verdict_json(cells: Sequence[Cell]) -> dict[str, Any]:

@@ -30,6 +30,11 @@ class Arch:
         """False where this MMU does not exist, or does not subscribe to MMU notifiers."""
         return era.has(self.notifier, self.kernel_arch)
 
+    def has_change_pte(self, era: Era) -> bool:
+        """The kernel has the operation, and KVM there fills it."""
+        mine = bool(self.change_pte) and era.has(self.change_pte, self.kernel_arch)
+        return mine and era.has("change_pte_op", self.kernel_arch)
+
     def flush_remote_tlbs(self, kvm):
         for vcpu in kvm.vcpus:
             for gfn in kvm.gfns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.primitives import atomic
+from mmuwitness.model.primitives import atomic, bug_on
 from mmuwitness.model.state import Bool, Bounded, Field, Lock, Ref, RwLock, Struct, Value
 
 UNKNOWN = 2
@@ -65,6 +65,7 @@ def pte_none(pte):
 
 def get_page(page):
     with atomic("page_ref_inc: the reference count is an atomic_t"):
+        bug_on(page.refcount == 0)
         page.refcount += 1
 
 
