@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import llvmlite.binding as llvm
 
-from mmuwitness.explore import core_cache
+from mmuwitness.process import native
 
 State = tuple[int, ...]
 Info = tuple[int, int, int, int]
@@ -83,8 +83,8 @@ class Model:
 
     def __init__(self, text: str, *held: object) -> None:
         module = llvm.parse_assembly(text + LIBRARY)
-        code = bytes(core_cache.target_machine().emit_object(module))
-        self.library, self.held = core_cache.Library(code), held
+        code = bytes(native.target_machine().emit_object(module))
+        self.library, self.held = native.Library(code), held
         self.address = self.library.address("successors")
 
 

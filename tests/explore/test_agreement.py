@@ -37,7 +37,8 @@ def explore_graph(program: Program, states_max: int) -> tuple[Graph, dict, Nativ
     """The lowered program's graph, with a schedule to each state."""
     native = NativeProgram(compile_ir(program.lowered.text))
     first = tuple(program.initial)
-    graph, schedules = Graph({first}), {first: ()}
+    graph = Graph({first})
+    schedules: dict[tuple[int, ...], tuple[tuple[int, int], ...]] = {first: ()}
     work = deque([first])
     while work:
         words = work.popleft()

@@ -15,6 +15,7 @@ import pytest
 
 from mmuwitness.explore import core_cache, search_memory, search_workers
 from mmuwitness.explore.search import Progress, SearchResult, StopWhen, search
+from mmuwitness.process import disk_cache
 from tests.explore.native_models import (
     Graph,
     State,
@@ -329,12 +330,12 @@ def test_a_warm_start_does_not_import_numba() -> None:
 def test_the_cache_trusts_no_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMUWITNESS_CACHE", str(tmp_path / "cache"))
     made = iter((b"first", b"second"))
-    assert core_cache.cached("thing", ["a", "b"], lambda: next(made)) == b"first"
-    assert core_cache.cached("thing", ["a", "b"], lambda: next(made)) == b"first"
+    assert disk_cache.cached("thing", ["a", "b"], lambda: next(made)) == b"first"
+    assert disk_cache.cached("thing", ["a", "b"], lambda: next(made)) == b"first"
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[:-1])
-    assert core_cache.cached("thing", ["a", "b"], lambda: next(made)) == b"second"
-    assert core_cache.cached("thing", ["ab"], lambda: b"other") == b"other"
+    assert disk_cache.cached("thing", ["a", "b"], lambda: next(made)) == b"second"
+    assert disk_cache.cached("thing", ["ab"], lambda: b"other") == b"other"
 
 
 def test_a_cache_that_cannot_be_written_is_only_slow(
@@ -343,4 +344,4 @@ def test_a_cache_that_cannot_be_written_is_only_slow(
     (tmp_path / "file").touch()
     monkeypatch.setenv("MMUWITNESS_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.warns(RuntimeWarning, match="MMUWITNESS_CACHE"):
-        assert core_cache.cached("thing", ["a"], lambda: b"made") == b"made"
+        assert disk_cache.cached("thing", ["a"], lambda: b"made") == b"made"

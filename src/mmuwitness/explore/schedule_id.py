@@ -21,7 +21,7 @@ SUFFIXES = {
     (False, True): ":marks:every",
 }
 STEPS_MAX = 100_000
-STEP = re.compile(r"^(\d+)([b-w]?)(?:x(\d+))?$")
+STEP = re.compile(r"^(\d+)([b-z]?)(?:x(\d+))?$")
 
 
 class BadSchedule(ValueError):
