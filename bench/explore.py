@@ -27,9 +27,9 @@ from pathlib import Path
 from bench.verdict import cold_cache
 
 RUNS = 3
-ATTEMPTS = 3  # at an undisturbed run
+ATTEMPTS = 2  # at an undisturbed run
 OTHERS_MAX = 0.1  # processors that other processes may use meanwhile
-IDLE_SECONDS_MAX = 10.0  # to wait for that
+IDLE_SECONDS_MAX = 5.0  # to wait for that
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {"one core": 6.0, "two cores": 9.0, "end to end": 4.0}
 QUICK = "quick"  # code that takes less time to make: how `mmuwitness check` explores
@@ -88,7 +88,7 @@ class Row:
         return self.median("peak_bytes") / self.counts[0]
 
     def run(self) -> None:
-        done = undisturbed(self.command, self.directory, attempts=ATTEMPTS if self.told else 1)
+        done = (undisturbed if self.told else finished)(self.command, self.directory)
         if self.ours:
             found = json.loads(done.said)
             seconds, self.counts = found["seconds"], (found["states"], found["steps"])
@@ -128,14 +128,12 @@ def finished(command: list[str], directory: Path, cache: Path | None = None) -> 
     return Finished(said, wall, cpu_seconds, usage.ru_maxrss * 1024, others > OTHERS_MAX * wall)
 
 
-def undisturbed(
-    command: list[str], directory: Path, cold: bool = False, attempts: int = ATTEMPTS
-) -> Finished:
+def undisturbed(command: list[str], directory: Path, cold: bool = False) -> Finished:
     """The first of a few runs that had the machine for itself; else the last of them.
 
     cold: no program is in mmuwitness's cache, but the search core is, as it is compiled once per
     installation."""
-    for _ in range(attempts):
+    for _ in range(ATTEMPTS):
         wait_until_idle()
         with tempfile.TemporaryDirectory() as cache:
             done = finished(command, directory, cold_cache(Path(cache)) if cold else None)
@@ -160,11 +158,11 @@ def explore_here(threads: int, thorough: bool) -> None:
     from mmuwitness.model.era import Era
     from mmuwitness.model.scenarios import find_scenario
 
-    scenario = replace(find_scenario("dontneed"), name="bench.explore", sizes=SIZES)
+    scenario = replace(find_scenario("dontneed"), sizes=SIZES)
     folding = Folding(thorough=thorough)
     found = explore(scenario, Era("v5.10"), "x86-tdp", folding=folding, threads=threads)
-    assert found.complete and not found.violated() and found.result.deadlock is None
     result = found.result
+    assert found.complete and not found.violated() and result.deadlock is None
     print(json.dumps({"states": result.states, "steps": result.edges, "seconds": result.seconds}))
 
 

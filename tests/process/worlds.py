@@ -13,7 +13,7 @@ from typing import Any
 
 from mmuwitness.model.state import World
 from mmuwitness.process.native import NativeProgram, compile_ir
-from mmuwitness.process.program import Program
+from mmuwitness.process.program import Program, fold
 
 DECLARATIONS = """\
 from mmuwitness.model.primitives import (
@@ -205,3 +205,10 @@ def explored(program: Program, states_max: int = 2000) -> Explored:
         if len(graph.schedules) > states_max:
             raise TooLarge
     return graph
+
+
+def fold_code(
+    directory: Path, code: str, needs: Sequence[tuple[str, ...]] = (), every: bool = False
+) -> Program:
+    """A program of process code over the declarations."""
+    return fold(SmallHost(load(directory, declared(code)), needs), every)

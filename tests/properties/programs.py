@@ -19,6 +19,9 @@ GUARDED = {
 }
 RACY = ["host.box.arr[0]", "host.items[0].arr[1]", "host.box.arr[host.box.flag]"]
 OWN = ["host.items[0].arr[0]", "host.items[1].arr[0]", "host.items[1].arr[1]"]
+GHOST_CLAIM = "claim9"
+"""A claim about ghost state: it sees an update in the step that it happens to stand in."""
+
 LOCKS = ["host.box.lk", "host.box.rw", "host.items[0].lk", "host.items[1].lk"]
 
 
@@ -87,10 +90,12 @@ class Writer(Expressions):
                     self.put(f"return {b} != {value}")
                 elif self.chance(40):
                     with self.block(f"if {self.truth(pure, 1)}:"):
-                        self.put("return host.box.ghost < 2")
+                        self.put(f"return {self.truth(pure, 1)}")
                 if not self.narrow:
                     self.put(f"return {self.truth(pure, 2)}")
             claims.append(self.pick([(), (), ("lk",), ("rw",), ("lk", "rw")]))
+        if self.chance(30):
+            self.put(f"def {GHOST_CLAIM}(host):\n    return host.box.ghost < 2")
         source = declared("\n".join(["", *self.lines, ""]), self.length)
         return Text(source, processes, tuple(claims))
 

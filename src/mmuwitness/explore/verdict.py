@@ -22,9 +22,9 @@ from mmuwitness.model.releases import RELEASES
 from mmuwitness.model.scenarios import SCENARIOS
 from mmuwitness.process.program import uncollected
 
-QUESTION = ("ksm", "unmerge", "uprobe")
+QUESTION = ("ksm", "unmerge_uprobe")
 """The scenarios that call change_pte: KSM's two windows and the guest's COW; COW broken by the
-host; uprobes.  In each a neighbour keeps the gfn's last-level table page."""
+host, and uprobes.  In each a neighbour keeps the gfn's last-level table page."""
 
 ALONE, TABLE = "ksm_alone", "KVM.table"
 """The scenario without a neighbour: asked where the architecture looks at table pages."""

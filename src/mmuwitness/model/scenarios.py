@@ -190,6 +190,17 @@ SCENARIOS: dict[str, Scenario] = {
             {"written_gfns": 0, "pages": 3},
         ),
         Scenario(
+            "unmerge_uprobe",
+            "Both, in one mm: mmap_lock keeps them apart, and the guest reads on.",
+            "1 vCPU that reads, 2 gfns in one table page, 3 pages, any number of calls of both",
+            one_ksm_page,
+            lambda host: [
+                Actor("madvise", ksm.unmerge_ksm_pages, (host.mm,)),
+                Actor("perf", uprobes.uprobe_register, (host.mm,)),
+            ],
+            {"written_gfns": 0, "pages": 3},
+        ),
+        Scenario(
             "uprobe_one",
             "As uprobe, with one gfn.",
             "1 vCPU, 1 gfn, 2 pages, any number of breakpoints",

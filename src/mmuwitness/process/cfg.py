@@ -68,6 +68,7 @@ class Builder(Statements):
         self.functions: set[str] = set()
         self.variable_kinds: dict[tuple[Context, str], Kind] = {}
         self.declared: set[tuple[Context, str]] = set()
+        self.assigned_fields: set[tuple[type, str]] = set()
         self.grew = ""
         self.region_count = 0
 

@@ -64,6 +64,7 @@ class Expressions:
 
     world: World
     frame: Any
+    assigned_fields: set[tuple[type, str]]
     block: Block
     has_feature: Any
 
@@ -329,11 +330,14 @@ class Expressions:
             known = ", ".join([*record.cls.kinds, *record.constants])
             raise self.error(f"{record.cls.__name__} has no {name}", node, f"it has: {known}")
         kind = record.cls.kinds[name]
+        given = record.given.get(name)
+        if isinstance(given, Const) and (record.cls, name) not in self.assigned_fields:
+            return given
         return Dyn(self.register(record.context, f"{record.name}.{name}", kind), kind)
 
     def make_record(self, cls: type[Local], parts: dict[str, Any], node: ast.Call) -> Folded:
         constants = {n: v for n, v in parts.items() if n not in cls.kinds}
-        record = Record(cls, self.frame.base, f"_t{number_of(node)}", constants)
+        record = Record(cls, self.frame.base, f"_t{number_of(node)}", constants, parts)
         for name, kind in cls.kinds.items():
             value = parts.get(name, Const(kind.default()))
             code = self.operand(value, kind, node, f"{cls.__name__}.{name}")
@@ -403,6 +407,9 @@ class Expressions:
             return self.compare_sequence(left, right, name, node)
         a, a_kind = self.as_dyn(left, node)
         b, b_kind = self.as_dyn(right, node)
+        decided = self.decided_by_range(name, a_kind, b_kind)
+        if decided is not None:
+            return Const(decided)
         comparable = type(a_kind) is type(b_kind) or (
             isinstance(a_kind, Bool | Bounded) and isinstance(b_kind, Bool | Bounded)
         )
@@ -412,6 +419,15 @@ class Expressions:
         dst = self.temp(node, Bool())
         self.emit("bin", node, dst=dst, args=(a, b), extra=name)
         return Dyn(dst, Bool())
+
+    def decided_by_range(self, name: str, a: Kind, b: Kind) -> bool | None:
+        """What an order comparison always gives, if the ranges of its sides do not overlap."""
+        if name in ("eq", "ne") or not isinstance(a, Bool | Bounded):
+            return None
+        sizes = self.world.sizes
+        function = dict(COMPARE.values())[name]
+        low, high = function(a.lo, b.hi(sizes)), function(a.hi(sizes), b.lo)
+        return bool(low) if low == high else None
 
     def compare_sequence(self, left: Folded, right: Folded, name: str, node: ast.Compare) -> Folded:
         """sequence == snapshot: fresh; != : stale.  A read of the sequence."""

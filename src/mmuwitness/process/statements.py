@@ -171,6 +171,9 @@ class Statements(Expressions):
             known = ", ".join(record.cls.kinds)
             raise self.error(f"{record.cls.__name__}.{target.attr} is not a field", node, known)
         kind = record.cls.kinds[target.attr]
+        if (record.cls, target.attr) not in self.assigned_fields:
+            self.assigned_fields.add((record.cls, target.attr))
+            self.grew = target.attr  # it may have been taken for a constant before
         reg = self.register(record.context, f"{record.name}.{target.attr}", kind)
         code = self.operand(value, kind, node, f"{record.cls.__name__}.{target.attr}")
         self.emit("mov", node, dst=reg, args=(code,))

@@ -38,12 +38,14 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A `Local` record: its fields are registers of the frame that made it."""
+    """A `Local` record: its fields are registers of the frame that made it.  A field given a
+    constant (`given`) and never assigned stands for that constant."""
 
     cls: type[Local]
     context: Context
     name: str
     constants: dict[str, Any]
+    given: dict[str, Any]
 
 
 @dataclass(frozen=True)

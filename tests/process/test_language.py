@@ -1,0 +1,452 @@
+"""What the process language refuses: an error names the author's line, the place, and a way out.
+
+In the sources below a caret on a line of its own stands under the place that the error points to;
+the line is taken out before the code is folded.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from mmuwitness.explore.replay import ModelError, Replay
+from mmuwitness.process.errors import ProcessError
+from mmuwitness.process.program import fold
+from tests.process.worlds import SmallHost, declared, explored, load
+
+NO_CARET = pytest.mark.xfail(strict=True, reason="the error comes without the author's line")
+NO_PLACE = pytest.mark.xfail(strict=True, reason="the error comes without any place")
+RAW = pytest.mark.xfail(strict=True, reason="not a ProcessError but a Python exception")
+ACCEPTED = pytest.mark.xfail(strict=True, reason="folded without an error")
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Source without its caret, and the line and column (from 1 and 0) where the caret was."""
+
+    text: str
+    line: int
+    column: int
+
+
+def marked(source: str) -> Marked:
+    lines = declared(source).split("\n")
+    at = next(number for number, line in enumerate(lines) if line.strip() == "^")
+    column = lines.pop(at).index("^")
+    return Marked("\n".join(lines), at, column)
+
+
+def process(code: str) -> str:
+    """These statements as the body of a process."""
+    return "\ndef p0(host):\n" + "".join(f"    {line}\n" for line in code.split("\n"))
+
+
+def refused(name: str, code: str, message: str, hint: str = "", marks: object = ()) -> object:
+    return pytest.param(code, message, hint, id=name, marks=marks)  # type: ignore[arg-type]
+
+
+SYNTAX = [
+    refused("lambda", "x = lambda: 1\n    ^", "a lambda cannot be used in process code"),
+    refused("try", "try:\n^\n    pass\nexcept ValueError:\n    pass", "except cannot be used"),
+    refused("raise", "raise ValueError\n^", "raise cannot be used"),
+    refused("assert", "assert host.box.n\n^", "'Assert' cannot be used"),
+    refused("import", "import os\n^", "'Import' cannot be used"),
+    refused("global", "global LIMIT\n^", "global cannot be used"),
+    refused("del", "del host\n^", "del cannot be used"),
+    refused("yield", "yield 1\n^", "yield cannot be used"),
+    refused("nested function", "def inner():\n^\n    pass", "a nested function cannot be used"),
+    refused("comprehension", "x = [i for i in (1,)]\n    ^", "a comprehension cannot be used"),
+    refused("generator", "x = max(i for i in (1,))\n       ^", "a generator expression cannot"),
+    refused("list", "x = [1]\n    ^", "a list display cannot be used"),
+    refused("dict", "x = {}\n    ^", "a dict display cannot be used"),
+    refused("f-string", 'cover(f"{host}")\n      ^', "an f-string cannot be used"),
+    refused("walrus", "x = (y := 1)\n     ^", "'NamedExpr' cannot be used"),
+    refused("slice", "x = host.items[0:1]\n               ^", "'Slice' cannot be used"),
+    refused("star", "x = min(*host.items)\n        ^", "a starred argument cannot be used"),
+    refused(
+        "chained comparison",
+        "if 0 < host.box.n < 2:\n   ^\n    pass",
+        "a comparison can have two sides only",
+        "write `a <= b and b < c`",
+    ),
+    refused(
+        "while-else",
+        "while host.box.n < 2:\n^\n    pass\nelse:\n    pass",
+        "a loop cannot have an else",
+    ),
+    refused("for-else", "for i in (1,):\n^\n    pass\nelse:\n    pass", "cannot have an else"),
+    refused("in", "x = host.box.n in (1, 2)\n    ^", "In cannot be used"),
+    refused("floor division", "x = host.box.n // 2\n    ^", "FloorDiv cannot be used"),
+    refused("//=", "host.box.n //= 2\n^", "FloorDiv cannot be used"),
+    refused("~", "x = ~host.box.n\n    ^", "Invert cannot be used"),
+]
+
+NAMES = [
+    refused("unknown name", "host.box.n = nothing\n             ^", "nothing has no value here"),
+    refused(
+        "only on one path",
+        "if host.box.flag:\n    x = 1\nhost.box.n = x\n             ^",
+        "x may have no value here",
+        "assign it before the branch or the loop, too",
+    ),
+    refused(
+        "unknown field",
+        "x = host.box.nope\n    ^",
+        "box has no nope",
+        "it has: arr, cells, fields, flag, fresh_cell, ghost",
+    ),
+    refused(
+        "unknown field through a handle",
+        "x = host.box.item.nope\n    ^",
+        ".nope is not a field, and differs between instances",
+    ),
+    refused(
+        "unknown part of a value",
+        "x = host.box.leaf.nope\n    ^",
+        "Leaf has no field nope",
+        "it has: odd, n, item",
+    ),
+    refused("part of a new value", "x = Leaf(nope=1)\n    ^", "Leaf has no field nope", "it has:"),
+    refused(
+        "replaced part of a value",
+        "x = host.box.leaf.replace(nope=1)\n    ^",
+        "Leaf has no field nope",
+        "it has: odd, n, item",
+    ),
+    refused(
+        "unknown field of a record",
+        "rec = Rec()\nx = rec.nope\n    ^",
+        "Rec has no nope",
+        "it has: a, seen, item",
+    ),
+    refused(
+        "assignment to an unknown field",
+        "host.box.nope = 1\n^",
+        ".nope is not a field that can be assigned",
+    ),
+    refused(
+        "assignment to an unknown field of a record",
+        "rec = Rec()\nrec.nope = 1\n^",
+        "Rec.nope is not a field",
+        "a, seen, item",
+    ),
+    refused("too many arguments", "takes(host, 1, 2)\n^", "takes() takes (host, a)"),
+    refused("unknown argument", "takes(host, b=2)\n^", "takes() takes (host, a)"),
+    refused(
+        "+= through a shared index",
+        "host.box.arr[host.box.n] += 1\n^",
+        "the target of += reads shared state on the way",
+        "bind what it reads to a local first",
+    ),
+    refused(
+        "+= through a shared handle",
+        "host.box.item.n += 1\n^",
+        "the target of += reads shared state on the way",
+        "bind what it reads to a local first",
+    ),
+    refused("the whole array", "host.box.arr = 1\n^", "Box.arr", marks=ACCEPTED),
+    refused("a sequence as a number", "host.box.seq = 1\n^", "Box.seq"),
+    refused("a lock as a number", "host.box.lk = host.box.n\n^", "Box.lk"),
+    refused(
+        "+= with a choice in the target",
+        "host.box.arr[choose(2)] += 1\n^",
+        "the target of +=",
+        marks=ACCEPTED,
+    ),
+    refused(
+        "a local that grows",
+        "i = 0\nwhile host.box.flag:\n    i += 1\n    ^",
+        "i grows without bound in a loop of p0",
+        "give it a range: `i: Bounded(lo, hi) = ...`",
+        marks=NO_PLACE,
+    ),
+]
+
+KINDS = [
+    refused("a handle in a number", "host.box.n = host.box.item\n^", "Box.n: a Ref does not fit"),
+    refused("another struct", "host.box.item = host.box\n^", "Box.item: box is not a Item"),
+    refused("too large", "host.box.n = 4\n^", "Box.n: 4 is outside 0..3"),
+    refused("no such element", "host.box.arr[2] = 1\n^", "Box.arr[]: 2 is outside 0..1"),
+    refused("a value is no number", "x = host.box.leaf + 1\n    ^", "only numbers can be computed"),
+    refused("truth of a value", "if host.box.leaf:\n   ^\n    pass", "neither true nor false"),
+    refused("not of a value", "x = not host.box.leaf\n    ^", "neither true nor", marks=ACCEPTED),
+    refused("a number and None", "x = host.box.n == None\n    ^", "Bounded and Ref cannot be"),
+    refused("order of handles", "x = host.box.item < host.items[0]\n    ^", "", marks=ACCEPTED),
+    refused("order of values", "x = host.box.leaf < Leaf()\n    ^", "", marks=ACCEPTED),
+    refused("two structs", "x = host.box.item == host.box\n    ^", "", marks=ACCEPTED),
+    refused(
+        "identity of numbers",
+        "x = host.box.flag is True\n    ^",
+        "",
+        marks=ACCEPTED,
+    ),
+    refused("a sequence and a number", "x = host.box.seq == 1\n    ^", "has no meaning", "by =="),
+    refused(
+        "order of sequences",
+        "x = host.box.seq < host.box.seq.snapshot()\n    ^",
+        "this comparison has no meaning",
+        "with its own snapshot only",
+    ),
+    refused(
+        "two snapshots",
+        "a = host.box.seq.snapshot()\nb = host.box.seq.snapshot()\nx = a == b\n    ^",
+        "",
+        marks=ACCEPTED,
+    ),
+    refused("a sequence has no value", "host.box.seq.peek()\n^", "has no peek", "bump(), snapshot"),
+    refused("lengths", "a, b = 1, 2, 3\n^", "the two sides have different lengths"),
+    refused("no kind", "x: int = 3\n^", "this annotation is not a kind", "name: Bounded(lo, hi)"),
+    refused(
+        "two kinds", "x = 1\nx = host.box.item\n^", "x is assigned values of different kinds"
+    ),
+    refused("different shapes", "x = several(host)\n    ^", "the returns have different shapes"),
+    refused("different results", "x = mixed(host)\n    ^", "values of different kinds meet here"),
+    refused(
+        "a record returned",
+        "rec = made(host)\n      ^",
+        "a record cannot be returned",
+        "make it in the caller and pass it down",
+    ),
+    refused("positional parts of a record", "rec = Rec(1)\n      ^", "", marks=ACCEPTED),
+    refused("a constant out of a list", "x = host.items[2]\n    ^", "", marks=RAW),
+    refused("a list of numbers", "x = TABLE[host.box.n]\n    ^", "", marks=RAW),
+    refused("arithmetic of constants", "x = 1 + None\n    ^", "", marks=RAW),
+    refused("a negative shift", "x = 1 << host.box.neg\n    ^", "", marks=RAW),
+    refused("options of a builtin", "x = sorted(TABLE, reverse=True)\n    ^", "", marks=ACCEPTED),
+]
+
+PRIMITIVES = [
+    refused(
+        "spin_lock without with",
+        "spin_lock(host.box.lk)\n^",
+        "spin_lock() is used as a statement of its own",
+        "write `with spin_lock(...):`",
+    ),
+    refused("atomic without with", 'x = atomic("why")\n    ^', "as a statement", "with atomic(...)"),
+    refused("with lock()", "with lock(host.box.lk):\n^\n    pass", "in a with", "with spin_lock(x)"),
+    refused("with as", "with spin_lock(host.box.lk) as x:\n^\n    pass", "one item without `as`"),
+    refused(
+        "two locks in one with",
+        "with spin_lock(host.box.lk), write_lock(host.box.rw):\n^\n    pass",
+        "one item without `as`",
+    ),
+    refused(
+        "shared hold of a plain lock",
+        "with read_lock(host.box.lk):\n     ^\n    pass",
+        "Box.lk cannot be held shared",
+        "declare it as RwLock()",
+    ),
+    refused("no lock", "lock(host.box.n)\n^", "this is not a lock"),
+    refused("unknown choice", "x = choose(host.box.n)\n    ^", "choose(n) takes a number known"),
+    refused("no choice", "x = choose(0)\n    ^", "choose(n) takes a number known"),
+    refused("unknown mark", "cover(host.box.n)\n^", "cover() takes a text"),
+    refused("no wait", "wait_until(True)\n^", "this is always True"),
+    refused("wait as a value", "x = wait_until(host.box.flag)\n    ^", "", marks=ACCEPTED),
+    refused("wait that writes", "wait_until(writes(host))\n^", "", marks=ACCEPTED),
+    refused(
+        "loop over the unknown",
+        "for i in range(host.box.n):\n         ^\n    pass",
+        "range() cannot be called with values known only in a run",
+    ),
+    refused("loop over a number", "for i in host.box.n:\n^\n    pass", "a for loop runs over", "use"),
+    refused(
+        "lock in an atomic region",
+        'with atomic("so"):\n    with spin_lock(host.box.lk):\n    ^\n        pass',
+        "a lock cannot be taken inside an atomic region",
+    ),
+    refused(
+        "lock() in an atomic region, of a lock that one process uses",
+        'with atomic("so"):\n    lock(host.box.lk)\n    ^',
+        "cannot stand in an atomic region",
+        marks=ACCEPTED,
+    ),
+    refused(
+        "while in an atomic region",
+        'with atomic("so"):\n    while host.box.n < 3:\n    ^\n        host.box.n += 1',
+        "a while loop in an atomic region may not end",
+        marks=NO_CARET,
+    ),
+    refused(
+        "wait in an atomic region",
+        'with atomic("so"):\n    wait_until(host.box.flag)\n    ^',
+        "wait cannot stand in an atomic region",
+        marks=NO_CARET,
+    ),
+    refused(
+        "choice in an atomic region",
+        'with atomic("so"):\n    choose(2)\n    ^',
+        "choose cannot stand in an atomic region",
+        marks=NO_CARET,
+    ),
+]
+
+HELPERS = """
+TABLE = (1, 2, 3)
+
+def takes(host, a=1):
+    return a
+
+def made(host):
+    return Rec()
+
+def several(host):
+    if host.box.flag:
+        return 1, 2
+    return 1
+
+def mixed(host):
+    if host.box.flag:
+        return 1
+    return host.box.item
+
+def writes(host):
+    host.box.n = 1
+    return host.box.flag
+"""
+
+
+@pytest.mark.parametrize(("code", "message", "hint"), [*SYNTAX, *NAMES, *KINDS, *PRIMITIVES])
+def test_refused(code: str, message: str, hint: str, tmp_path) -> None:
+    source = marked(HELPERS + process(code))
+    with pytest.raises(ProcessError) as caught:
+        fold(SmallHost(load(tmp_path, source.text)))
+    assert_points_to(caught.value, source, message, hint)
+
+
+def assert_points_to(error: ProcessError, source: Marked, message: str, hint: str = "") -> None:
+    assert error.where is not None
+    said = str(error).split("\n")
+    assert said[0].startswith(f"{error.where.file}:{source.line}: in {error.where.function}(): ")
+    assert message in said[0]
+    assert said[1] == "    " + source.text.split("\n")[source.line - 1]
+    assert said[2] == " " * (4 + source.column) + "^"
+    assert hint in "".join(said[3:])
+
+
+FUNCTIONS = [
+    refused("*args", "def p0(host, *more):\n^\n    pass", "*args and **kwargs cannot be used"),
+    refused("**kwargs", "def p0(host, **more):\n^\n    pass", "*args and **kwargs cannot be used"),
+    refused("positional only", "def p0(host, /):\n^\n    pass", "*args and **kwargs cannot be used"),
+    refused(
+        "recursion",
+        "def again(host):\n^\n    again(host)\n\ndef p0(host):\n    again(host)",
+        "calls are nested too deep: recursion cannot be used",
+    ),
+    refused(
+        "recursion of two",
+        "def even(host):\n^\n    odd(host)\n\ndef odd(host):\n    even(host)\n\n"
+        "def p0(host):\n    even(host)",
+        "calls are nested too deep: recursion cannot be used",
+    ),
+    refused(
+        "an argument that cannot be kept",
+        "def f(host, a):\n    a = host.box.n\n\ndef p0(host):\n    f(host, host.box.lk)\n    ^",
+        "this value cannot be kept in a variable",
+        marks=pytest.mark.xfail(strict=True, reason="it is said to be in the called function"),
+    ),
+    refused(
+        "a column after text that is not ASCII",
+        'def p0(host):\n    x = ("é", lambda: 1)\n             ^',
+        "a lambda cannot be used",
+        marks=pytest.mark.xfail(strict=True, reason="columns are counted in bytes of UTF-8"),
+    ),
+    refused(
+        "a claim that takes a lock",
+        "def claim0(host):\n    with spin_lock(host.box.lk):\n         ^\n        return True",
+        "",
+        marks=RAW,
+    ),
+    refused(
+        "a claim that writes",
+        "def claim0(host):\n    host.box.n = 1\n    ^\n    return True",
+        "",
+        marks=RAW,
+    ),
+    refused(
+        "a claim that chooses",
+        "def claim0(host):\n    return choose(2) == 0\n           ^",
+        "",
+        marks=RAW,
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "message", "hint"), FUNCTIONS)
+def test_function_refused(code: str, message: str, hint: str, tmp_path) -> None:
+    source = marked("\n" + code + "\n")
+    with pytest.raises(ProcessError) as caught:
+        fold(SmallHost(load(tmp_path, source.text)))
+    assert_points_to(caught.value, source, message, hint)
+    above = source.text.split("\n")[: source.line]
+    function = next(line for line in reversed(above) if line.startswith("def "))
+    assert caught.value.where is not None
+    assert function.startswith(f"def {caught.value.where.function}(")
+
+
+def test_a_process_that_cannot_be_found() -> None:
+    scope: dict[str, object] = {"__name__": "nowhere"}
+    exec("def p0(host):\n    pass\n", scope)
+    function = scope["p0"]
+    module = type("Module", (), {"p0": function})
+    with pytest.raises(ProcessError, match=r"the source of p0\(\) cannot be found"):
+        fold(SmallHost(module))
+
+
+def test_a_problem_in_a_called_function_names_that_function(tmp_path) -> None:
+    source = marked("\ndef inner(host):\n    host.box.n = 9\n    ^\n\ndef p0(host):\n    inner(host)\n")
+    with pytest.raises(ProcessError) as caught:
+        fold(SmallHost(load(tmp_path, source.text)))
+    assert_points_to(caught.value, source, "in inner(): Box.n: 9 is outside 0..3")
+
+
+WRONG = [
+    # (statements, the text of the error, and of replay's; the caret marks the line)
+    pytest.param(
+        "unlock(host.box.lk)\n^",
+        "Box.lk is released by one who does not hold it",
+        "",
+        marks=pytest.mark.xfail(
+            strict=True, reason="a lock that one process alone acquires is left out with its errors"
+        ),
+    ),
+    ("lock(host.box.lk)\nunlock(host.box.lk)\nunlock(host.box.lk)\n^", "Box.lk is released", ""),
+    (
+        "with spin_lock(host.box.lk):\n^\n    unlock(host.box.lk)",
+        "Box.lk is released by one who does not hold it",
+        "",
+    ),
+    ("host.box.item.n = 1\n^", "None used as a Item", "'NoneType' object has no attribute 'n'"),
+    ("x = host.box.item.n\n^", "None used as a Item", "'NoneType' object has no attribute 'n'"),
+    ("x = host.box.arr[host.box.one + 1]\n^", "Box.arr[]: the value is outside its range 0..1", "[2]"),
+    ("host.box.arr[host.box.neg - 1] = 1\n^", "Box.arr[]: the value is outside its range", "[-1]"),
+    ("host.box.n += host.box.one + 3\n^", "Box.n: the value is outside its range 0..3", "Box.n: 4"),
+    ("host.box.neg = 0 - host.box.one - 2\n^", "Box.neg: the value is outside its range -2..1", "-3"),
+    ("bug_on(host.box.one == 1)\n^", "BUG_ON in p0()", "BUG_ON in p0()"),
+    ("host.box.leaf = Leaf(n=host.box.one + 2)\n^", "Leaf.n: the value is outside its range", "3"),
+]
+
+OTHER = """
+def p1(host):
+    with spin_lock(host.box.lk):
+        host.box.one = 1
+        host.box.neg = 0
+        host.box.item = None
+"""
+
+
+@pytest.mark.parametrize(("code", "message", "replayed"), WRONG)
+def test_wrong_at_run_time(code: str, message: str, replayed: str, tmp_path) -> None:
+    """The error names field, function and line; replay stops with a ModelError."""
+    source = marked(process(code) + OTHER)
+    module = load(tmp_path, source.text)
+    program = fold(SmallHost(module))
+    graph = explored(program)
+    place = f"p0() {module.__name__}.py:{source.line}: "
+    assert [error for error in graph.errors if error.startswith(place + message)]
+    assert len(graph.errors) == 1
+    replay = Replay(program, lambda: SmallHost(module))
+    with pytest.raises(ModelError, match=re.escape(replayed or message)):
+        while replay.step(0, 0):
+            pass
