@@ -12,8 +12,8 @@
  * perf()
  *   uprobe_register(), uprobe_write_opcode()  next, mmap_write_lock
  *   follow_page(), copy_page()                follow, copy, no_memory
- *   __replace_page()                          lock_page, add_rmap, on_lru, clear_pte, set_pte,
- *                                             remove_rmap, put_old, unlock_page
+ *   __replace_page()                          add_rmap, on_lru, clear_pte, set_pte, remove_rmap,
+ *                                             put_old
  *   invalidate_range_start() and _end()       range_start, zap_spte, flush, range_end
  *   change_pte()                              change_pte
  *
@@ -118,12 +118,10 @@ copy:
 	if
 	:: d_step { some_page_is_free ->
 		alloc_page(new);
-		content = content | (content_of(old) << new) }
+		content = content | (content_of(old) << new);
+		invalidating++ }
 	:: d_step { !some_page_is_free -> addr = 0 }; goto no_memory
 	fi;
-
-lock_page:
-	invalidating++;
 
 range_start:
 	if
@@ -180,10 +178,8 @@ put_old:
 range_end:
 	d_step { !mmu_lock ->
 		kvm_mmu_invalidate_end();
-		invalidating-- };
-
-unlock_page:
-	new = 0;
+		invalidating--;
+		new = 0 };
 
 no_memory: /* and the end of a replacement: the reference of follow_page() */
 	if
