@@ -217,7 +217,11 @@ def verdicts(graph: Explored) -> tuple[object, ...]:
 
 
 def fold_code(
-    directory: Path, code: str, needs: Sequence[tuple[str, ...]] = (), every: bool = False
+    directory: Path,
+    code: str,
+    needs: Sequence[tuple[str, ...]] = (),
+    every: bool = False,
+    length: int = 2,
 ) -> Program:
     """A program of process code over the declarations."""
-    return fold(SmallHost(load(directory, declared(code)), needs), every)
+    return fold(SmallHost(load(directory, declared(code, length)), needs), every)
