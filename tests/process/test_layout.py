@@ -26,7 +26,7 @@ from mmuwitness.process.layout import WORD, Cursor, Layout, Slot, initial_words,
 from tests.process.worlds import explored, fold_code
 
 numbers = st.integers(-(2**20), 2**20)
-bounded = st.tuples(numbers, numbers).map(sorted).filter(lambda ends: ends[1] >= 0)
+bounded = st.tuples(numbers, numbers).map(sorted).filter(lambda ends: ends[0] < ends[1] >= 0)
 scalars = st.one_of(
     st.builds(Bool),
     st.builds(lambda ends: Bounded(*ends), bounded),
@@ -142,7 +142,7 @@ def test_the_initial_state_is_that_of_the_objects(world: World, data: st.DataObj
             continue
         found = [declared.kind.decode(s.get(words), world) for s in layout.elements[declared.key]]
         cells = [instance.cells[declared.name] for instance in instances]
-        flat = cells if declared.array is None else [item for cell in cells for item in cell]
+        flat = cells if declared.array is None else [item for cell in cells for item in cell.items]
         assert found == flat
 
 

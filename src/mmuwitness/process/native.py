@@ -52,18 +52,20 @@ class Library:
 
 
 def compile_ir(text: str, thorough: bool = False) -> bytes:
-    """Object code of an IR module.  Quick code takes about a quarter of the time to make and runs
-    at about half the speed: it is the better choice below some millions of states."""
+    """Object code of an IR module.  Quick code takes about a tenth of the time to make and runs
+    at two thirds of the speed: it is the better choice below some millions of states."""
     machine = target_machine(1 if thorough else 0)
     module = llvm.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_sroa_pass()
+    options = llvm.create_pipeline_tuning_options(1 if thorough else 0)
+    builder = llvm.create_pass_builder(machine, options)
     if thorough:
-        passes.add_simplify_cfg_pass()
-        passes.add_instruction_combine_pass()
-    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(0)))
+        passes = builder.getModulePassManager()
+    else:
+        passes = llvm.create_new_module_pass_manager()
+        passes.add_sroa_pass()
+    passes.run(module, builder)
     return bytes(machine.emit_object(module))
 
 
