@@ -6,6 +6,7 @@ Exit codes: 0 holds, 1 violated, 2 usage, 3 inconclusive, 70 internal error.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -126,7 +127,9 @@ def check(
     steps: Annotated[
         str, typer.Option("--steps", help="merged, or every: each shared access is a step.")
     ] = "merged",
-    threads: Annotated[int, typer.Option("--threads", min=1, max=62)] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", min=0, max=62, help="0: as many as processors.")
+    ] = 0,
     memory: Annotated[int, typer.Option("--memory", min=1, help="Limit in MiB.")] = 8192,
     as_json: JsonOption = False,
 ) -> None:
@@ -155,7 +158,7 @@ def check(
             host_era,
             arch,
             folding=Folding(every=steps == "every"),
-            threads=threads,
+            threads=threads or min(os.cpu_count() or 1, 62),
             memory_limit_bytes=memory << 20,
             progress=reporter.search,
         )

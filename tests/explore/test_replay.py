@@ -92,7 +92,10 @@ def line_now(replay: Replay, pid: int) -> tuple[str, int]:
     frame = generator.gi_frame
     while generator is not None and getattr(generator, "gi_yieldfrom", None) is not None:
         generator = generator.gi_yieldfrom
-        if generator.gi_frame.f_code.co_filename == replay.host.processes[pid].function.__code__.co_filename:
+        if (
+            generator.gi_frame.f_code.co_filename
+            == replay.host.processes[pid].function.__code__.co_filename
+        ):
             frame = generator.gi_frame
     return frame.f_code.co_name, frame.f_lineno
 
@@ -145,6 +148,7 @@ def test_the_debugger_sees_the_authors_lines_and_names(program: Program, module)
 
 def test_a_blocked_step_changes_nothing_and_can_be_retried(program: Program, module) -> None:
     replay = replay_of(program, module)
+    assert replay.step(0, 0), "as far as the wait"
     before = replay.words()
     for _ in range(3):
         assert not replay.step(0, 0)
@@ -295,7 +299,10 @@ WRONG = [
     ("host.box.n += 3 + host.box.one", "Box.n: 4 is outside 0..3"),
     ("x = host.box.arr[host.box.one + 1]", r"Box.arr\[2\]: no such element"),
     ("bug_on(host.box.one == 1)", r"BUG_ON in p0\(\)"),
-    ("lock(host.box.lk)\n    unlock(host.box.lk)\n    unlock(host.box.lk)", "Box.lk is released by"),
+    (
+        "lock(host.box.lk)\n    unlock(host.box.lk)\n    unlock(host.box.lk)",
+        "Box.lk is released by",
+    ),
 ]
 
 
@@ -341,7 +348,9 @@ XFAIL = partial(pytest.mark.xfail, strict=True)
         pytest.param(
             "x = host.items[host.box.one + 1]",
             "index",
-            marks=XFAIL(reason="IndexError is not taken for an error of the model", raises=IndexError),
+            marks=XFAIL(
+                reason="IndexError is not taken for an error of the model", raises=IndexError
+            ),
         ),
         pytest.param(
             "x = host.items[0 - host.box.one]",
@@ -352,7 +361,9 @@ XFAIL = partial(pytest.mark.xfail, strict=True)
 )
 def test_what_explore_finds_wrong_is_wrong_in_replay(code: str, text: str, tmp_path) -> None:
     code += "\n    host.box.n = 1"
-    module = load(tmp_path, declared(f"\ndef p0(host):\n    {code}\n\ndef p1(host):\n    host.box.one = 1"))
+    module = load(
+        tmp_path, declared(f"\ndef p0(host):\n    {code}\n\ndef p1(host):\n    host.box.one = 1")
+    )
     program = fold(SmallHost(module))
     assert program.lowered.errors
     replay = replay_of(program, module)

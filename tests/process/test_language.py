@@ -44,7 +44,7 @@ def process(code: str) -> str:
 
 
 def refused(name: str, code: str, message: str, hint: str = "", marks: object = ()) -> object:
-    return pytest.param(code, message, hint, id=name, marks=marks)  # type: ignore[arg-type]
+    return pytest.param(code, message, hint, id=name, marks=marks)
 
 
 SYNTAX = [
@@ -198,9 +198,7 @@ KINDS = [
     refused("a sequence has no value", "host.box.seq.peek()\n^", "has no peek", "bump(), snapshot"),
     refused("lengths", "a, b = 1, 2, 3\n^", "the two sides have different lengths"),
     refused("no kind", "x: int = 3\n^", "this annotation is not a kind", "name: Bounded(lo, hi)"),
-    refused(
-        "two kinds", "x = 1\nx = host.box.item\n^", "x is assigned values of different kinds"
-    ),
+    refused("two kinds", "x = 1\nx = host.box.item\n^", "x is assigned values of different kinds"),
     refused("different shapes", "x = several(host)\n    ^", "the returns have different shapes"),
     refused("different results", "x = mixed(host)\n    ^", "values of different kinds meet here"),
     refused(
@@ -224,8 +222,12 @@ PRIMITIVES = [
         "spin_lock() is used as a statement of its own",
         "write `with spin_lock(...):`",
     ),
-    refused("atomic without with", 'x = atomic("why")\n    ^', "as a statement", "with atomic(...)"),
-    refused("with lock()", "with lock(host.box.lk):\n^\n    pass", "in a with", "with spin_lock(x)"),
+    refused(
+        "atomic without with", 'x = atomic("why")\n    ^', "as a statement", "with atomic(...)"
+    ),
+    refused(
+        "with lock()", "with lock(host.box.lk):\n^\n    pass", "in a with", "with spin_lock(x)"
+    ),
     refused("with as", "with spin_lock(host.box.lk) as x:\n^\n    pass", "one item without `as`"),
     refused(
         "two locks in one with",
@@ -250,7 +252,9 @@ PRIMITIVES = [
         "for i in range(host.box.n):\n         ^\n    pass",
         "range() cannot be called with values known only in a run",
     ),
-    refused("loop over a number", "for i in host.box.n:\n^\n    pass", "a for loop runs over", "use"),
+    refused(
+        "loop over a number", "for i in host.box.n:\n^\n    pass", "a for loop runs over", "use"
+    ),
     refused(
         "lock in an atomic region",
         'with atomic("so"):\n    with spin_lock(host.box.lk):\n    ^\n        pass',
@@ -328,7 +332,9 @@ def assert_points_to(error: ProcessError, source: Marked, message: str, hint: st
 FUNCTIONS = [
     refused("*args", "def p0(host, *more):\n^\n    pass", "*args and **kwargs cannot be used"),
     refused("**kwargs", "def p0(host, **more):\n^\n    pass", "*args and **kwargs cannot be used"),
-    refused("positional only", "def p0(host, /):\n^\n    pass", "*args and **kwargs cannot be used"),
+    refused(
+        "positional only", "def p0(host, /):\n^\n    pass", "*args and **kwargs cannot be used"
+    ),
     refused(
         "recursion",
         "def again(host):\n^\n    again(host)\n\ndef p0(host):\n    again(host)",
@@ -395,7 +401,9 @@ def test_a_process_that_cannot_be_found() -> None:
 
 
 def test_a_problem_in_a_called_function_names_that_function(tmp_path) -> None:
-    source = marked("\ndef inner(host):\n    host.box.n = 9\n    ^\n\ndef p0(host):\n    inner(host)\n")
+    source = marked(
+        "\ndef inner(host):\n    host.box.n = 9\n    ^\n\ndef p0(host):\n    inner(host)\n"
+    )
     with pytest.raises(ProcessError) as caught:
         fold(SmallHost(load(tmp_path, source.text)))
     assert_points_to(caught.value, source, "in inner(): Box.n: 9 is outside 0..3")
@@ -419,10 +427,18 @@ WRONG = [
     ),
     ("host.box.item.n = 1\n^", "None used as a Item", "'NoneType' object has no attribute 'n'"),
     ("x = host.box.item.n\n^", "None used as a Item", "'NoneType' object has no attribute 'n'"),
-    ("x = host.box.arr[host.box.one + 1]\n^", "Box.arr[]: the value is outside its range 0..1", "[2]"),
+    (
+        "x = host.box.arr[host.box.one + 1]\n^",
+        "Box.arr[]: the value is outside its range 0..1",
+        "[2]",
+    ),
     ("host.box.arr[host.box.neg - 1] = 1\n^", "Box.arr[]: the value is outside its range", "[-1]"),
     ("host.box.n += host.box.one + 3\n^", "Box.n: the value is outside its range 0..3", "Box.n: 4"),
-    ("host.box.neg = 0 - host.box.one - 2\n^", "Box.neg: the value is outside its range -2..1", "-3"),
+    (
+        "host.box.neg = 0 - host.box.one - 2\n^",
+        "Box.neg: the value is outside its range -2..1",
+        "-3",
+    ),
     ("bug_on(host.box.one == 1)\n^", "BUG_ON in p0()", "BUG_ON in p0()"),
     ("host.box.leaf = Leaf(n=host.box.one + 2)\n^", "Leaf.n: the value is outside its range", "3"),
 ]

@@ -211,7 +211,6 @@ def test_states_of_several_words(tmp_path) -> None:
     assert graph.final("Box.flag") == {(1,)}
 
 
-
 LOCALS = """
 def p0(host):
     a = host.box.n

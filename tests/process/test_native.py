@@ -63,7 +63,11 @@ def run(directory, *processes: str) -> Explored:
         pytest.param([taking(A, B), taking(B, A), FOREVER], True, id="and a third goes on"),
         pytest.param([taking(A, B), taking(A, B), FOREVER], False, id="one order, a third goes on"),
         pytest.param(
-            [taking(A, B), taking(B, "spin_lock(host.box.lk)"), taking("spin_lock(host.box.lk)", A)],
+            [
+                taking(A, B),
+                taking(B, "spin_lock(host.box.lk)"),
+                taking("spin_lock(host.box.lk)", A),
+            ],
             True,
             id="a circle of three",
         ),
@@ -153,4 +157,6 @@ def claim1(host):
     assert {info[0] for info in graph.info.values()} == {0, 0b10}
     erring = {info[3] for info in graph.info.values() if info[2]}
     assert erring == {2 << 8}, "process 0, choice 2"
-    assert {error.split(": ")[-1] for error in graph.errors} == {"the value is outside its range 0..1"}
+    assert {error.split(": ")[-1] for error in graph.errors} == {
+        "the value is outside its range 0..1"
+    }

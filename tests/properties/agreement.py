@@ -10,13 +10,6 @@ from mmuwitness.process.program import Program
 from tests.process.worlds import Explored
 
 
-def arrived(program: Program, make_host: Callable[[], Any], schedule: Any) -> Replay:
-    replay = Replay(program, make_host)
-    for pid, choice in schedule:
-        assert replay.step(pid, choice), (schedule, pid, choice)
-    return replay
-
-
 def waits_in_a_circle(waits: dict[int, int]) -> bool:
     """waits: the processes that each process waits for, as a mask."""
     for start in waits:
@@ -42,30 +35,45 @@ def claims_broken(replay: Replay) -> int:
     return broken
 
 
-def assert_executors_agree_fully(graph: Explored, make_host: Callable[[], Any]) -> None:
-    """Like assert_executors_agree, for programs that may go wrong, and with every verdict."""
+class Player:
+    """Replays schedules of a program, each on the same host as it was at first."""
+
+    def __init__(self, program: Program, make_host: Callable[[], Any]) -> None:
+        self.program, self.host = program, make_host()
+        self.start = self.host.world.checkpoint()
+
+    def play(self, schedule: Any) -> Replay:
+        self.host.world.restore(self.start)
+        replay = Replay(self.program, lambda: self.host)
+        for pid, choice in schedule:
+            assert replay.step(pid, choice), (schedule, pid, choice)
+        return replay
+
+
+def assert_verdicts_agree(graph: Explored, make_host: Callable[[], Any]) -> None:
+    """In every state replay has the same steps, marks, errors, broken claims and deadlock.
+
+    Unlike assert_executors_agree this is for programs that may go wrong, too."""
     program = graph.program
+    player = Player(program, make_host)
     for words, schedule in graph.schedules.items():
-        at = arrived(program, make_host, schedule)
+        at = player.play(schedule)
         assert at.words() == words
-        seen, wrong, waits, unfinished = {}, set(), {}, False
+        seen, wrong, waits = {}, set(), {}
         broken = claims_broken(at)
-        for pid in range(len(program.steps)):
-            unfinished |= not at.processes[pid].done
-            for choice in range(at.choices(pid)):
-                label = pid | choice << 8
-                try:
-                    if at.step(pid, choice):
-                        bits = program.lowered.marks
-                        marks = sum(1 << bits.index(mark) for mark in at.covered)
-                        seen[label] = (marks, at.words())
-                    else:
-                        assert at.words() == words, "a blocked step changes nothing"
-                        waits[pid] = at.processes[pid].waits_for
-                        continue
-                except ModelError:
-                    wrong.add(label)
-                at = arrived(program, make_host, schedule)
+        unfinished = not all(process.done for process in at.processes)
+        for label in [p | c << 8 for p in range(len(program.steps)) for c in range(at.choices(p))]:
+            pid, choice = label & 0xFF, label >> 8
+            try:
+                if at.step(pid, choice):
+                    seen[label] = (marks_of(at), at.words())
+                else:
+                    assert at.words() == words, "a blocked step changes nothing"
+                    waits[pid] = at.processes[pid].waits_for
+                    continue
+            except ModelError:
+                wrong.add(label)
+            at = player.play(schedule)
         expected = {label: (marks, target) for label, marks, target in graph.found[words]}
         assert seen == expected, (schedule, seen, expected)
         violated, deadlock, error, erring = graph.info[words]
@@ -73,3 +81,8 @@ def assert_executors_agree_fully(graph: Explored, make_host: Callable[[], Any]) 
         assert violated == broken, (schedule, "claims", violated, broken)
         stuck = unfinished and not seen and not wrong
         assert deadlock == int(waits_in_a_circle(waits) or stuck), (schedule, deadlock, waits)
+
+
+def marks_of(replay: Replay) -> int:
+    """The marks of the last step, as a mask."""
+    return sum(1 << replay.program.lowered.marks.index(mark) for mark in replay.covered)

@@ -115,7 +115,7 @@ class Expressions:
         text, low, high = value
         if lo <= low and high <= hi:
             return text
-        if (not hazard or hazard in self.allowed) and self.chance(3):
+        if (not hazard or hazard in self.allowed) and self.chance(10):
             return text
         if lo == 0 <= low and hi == 3 and self.chance(40):
             return f"{text} & 3"
@@ -135,14 +135,18 @@ class Expressions:
         low = self.fit(self.number(scope, 1), 0, 2 if self.length > 2 else 1)
         return f"{self.length - 3} + ({low})" if self.length > 2 and self.chance(40) else low
 
+    def local(self, scope: Scope) -> list[Number]:
+        """The numbers that a process has to itself."""
+        some = [*scope.ints, *scope.mutable, *((f"{r}.a", 0, 3) for r in scope.records)]
+        return [*some, *((f"{p}.n", -1, 2) for p in scope.leaves)]
+
     def atom(self, scope: Scope) -> Number:
+        some = self.local(scope)
+        if some and self.chance(45):
+            return self.pick(some)  # type: ignore[no-any-return]
         small = self.rng.randrange(3)
-        some: list[Number] = [(str(small), small, small), *SCALARS]
-        some += [*scope.ints, *scope.mutable] * 2
-        some.append((f"{self.handle(scope)}.n", 0, 3))
+        some = [(str(small), small, small), *SCALARS, (f"{self.handle(scope)}.n", 0, 3)]
         some.append((f"host.box.arr[{self.rng.randrange(2)}]", 0, 2))
-        some += [(f"{r}.a", 0, 3) for r in scope.records]
-        some += [(f"{p}.n", -1, 2) for p in scope.leaves]
         return self.pick(some)  # type: ignore[no-any-return]
 
     def number(self, scope: Scope, depth: int) -> Number:
@@ -163,7 +167,7 @@ class Expressions:
             return f"max({a}, {b})", max(low, lower), highest
         if which == 4:
             return f"({a} if {self.truth(scope, depth - 1)} else {b})", lowest, highest
-        if which == 5 and bits and -8 <= lowest and highest <= 7:
+        if which == 5 and bits and lowest >= -8 and highest <= 7:
             return f"({a} {self.pick('&|^')} {b})", 0 if lowest >= 0 else -8, 7
         if which == 6 and bits:
             return f"({a} >> 1)", low >> 1, high >> 1

@@ -10,7 +10,6 @@ from random import Random
 from tests.process.worlds import declared
 from tests.properties.expressions import SCALARS, Expressions, Helper, Scope
 
-
 # The fields of narrow programs: under which lock they are used, or by which process alone.
 GUARDED = {
     "Box.lk": "host.box.n",
@@ -46,8 +45,9 @@ class Writer(Expressions):
         super().__init__(rng, allowed, 2 if rng.randrange(100) < 75 else 40)
         self.lines: list[str] = []
         self.indent, self.names, self.fuel, self.seen = 0, 0, 0, 0
-        # Half of the programs are about few fields and locks, and note what they see.
-        self.narrow = self.chance(50)
+        # Some programs are about few fields and locks, some about locals; they note what they see.
+        about = self.rng.randrange(5)
+        self.narrow, self.personal = about in (1, 2), about in (3, 4)
         self.own = OWN[0]
         self.usual = [self.pick(LOCKS) for _ in range(2)] if self.narrow else LOCKS
 
@@ -73,10 +73,12 @@ class Writer(Expressions):
         processes = 2 if self.chance(70) else 3
         for number in range(processes):
             self.fuel = 1 + self.rng.randrange(max(1, fuel // processes))
-            self.fuel = max(self.fuel, fuel // processes) if self.narrow else self.fuel
+            if self.narrow or self.personal:
+                self.fuel = max(self.fuel, fuel // processes)
             self.own = OWN[number]
             with self.block(f"def p{number}(host):"):
-                self.body(Scope(), 4, least=4 if self.narrow else 1)
+                scope = self.started(Scope()) if self.personal else Scope()
+                self.body(scope, 4, least=4 if self.narrow or self.personal else 1)
         claims = []
         for number in range(self.rng.randrange(4)):
             pure = Scope(region=True, calls=False, risks=False)
@@ -99,10 +101,20 @@ class Writer(Expressions):
         source = declared("\n".join(["", *self.lines, ""]), self.length)
         return Text(source, processes, tuple(claims))
 
+    def started(self, scope: Scope) -> Scope:
+        """Some locals to begin with, all different."""
+        for value in (1, 2):
+            name = self.name("v")
+            self.put(f"{name}: Bounded(0, 3) = {value}")
+            scope = scope.add("mutable", (name, 0, 3))
+        name = self.name("rec")
+        self.put(f"{name} = Rec(a=3, item=host.items[1])")
+        return scope.add("records", name)
+
     def helper(self, name: str) -> None:
         result = self.pick(["none", "number", "truth", "pair", "grab"])
         record, pure = self.chance(30), self.chance(50) and result != "grab"
-        self.fuel, self.locks = self.rng.randrange(4), set()
+        self.fuel, self.locks = self.rng.randrange(6 if self.personal else 4), set()
         scope = Scope(ints=(("x", 0, 3),), region=pure, result=result)
         if record:
             record = result in ("none", "pair") or "alias" in self.allowed
@@ -153,12 +165,18 @@ class Writer(Expressions):
         if not scope.region:
             nested += [self.s_atomic, self.s_while, self.s_with, self.s_with, self.s_with]
             nested += [self.s_handle_lock, self.s_lock, self.s_try, self.s_choose, self.s_wait]
+        if self.personal:
+            simple = [self.s_local, self.s_local, self.s_change, self.s_change, self.s_chain]
+            simple += [self.s_record, self.s_record, self.s_note, self.s_note, self.s_leave]
+            nested = [self.s_if, self.s_for, self.s_call, self.s_call, self.s_note]
+            nested += [self.s_atomic, self.s_while, self.s_with] if not scope.region else []
         if self.narrow:
             simple = [self.s_set, self.s_set, self.s_set, self.s_see, self.s_see, self.s_leave]
             nested = [self.s_with, self.s_with, self.s_lock, self.s_try, self.s_if, self.s_atomic]
             nested += [self.s_with, self.s_wait]
             nested = nested if not scope.region else [self.s_if, self.s_see]
-        return self.pick(nested if self.chance(55) else simple)(scope)  # type: ignore[no-any-return]
+        often = 30 if self.personal else 55
+        return self.pick(nested if self.chance(often) else simple)(scope)  # type: ignore[no-any-return]
 
     def s_set(self, scope: Scope) -> Scope:
         """A store to one of the program's few fields."""
@@ -172,6 +190,13 @@ class Writer(Expressions):
         """One of the program's few fields is noted in a place of its own."""
         self.seen += 1
         self.put(f"host.box.seen[{self.seen % 6}] = {self.common(scope)}")
+        return scope
+
+    def s_note(self, scope: Scope) -> Scope:
+        """A local is noted in a place of its own."""
+        self.seen += 1
+        some = [*self.local(scope), self.number(scope, 1)]
+        self.put(f"host.box.seen[{self.seen % 6}] = {self.fit(self.pick(some), 0, 3)}")
         return scope
 
     def common(self, scope: Scope) -> str:
@@ -228,7 +253,8 @@ class Writer(Expressions):
             self.put(f"{name} = {self.leaf(scope, 2)}")
             return scope.add("leaves", name)
         name = self.name("v")
-        value, low, high = self.copy(self.number(scope, 2))
+        some = [*self.local(scope), self.number(scope, 2)]
+        value, low, high = self.copy(self.pick(some))
         if self.chance(50):
             self.put(f"{name} = {value}")
             return scope.add("ints", (name, low, high))
@@ -311,11 +337,11 @@ class Writer(Expressions):
 
     def s_cover(self, scope: Scope) -> Scope:
         which = self.rng.randrange(20)
-        if which == 0:
+        if which <= 1:
             self.put(f"bug_on({self.truth(scope, 1)} and host.box.arr[1] == 2)")
-        elif which <= 3:
+        elif which <= 4:
             self.put(f"warn_on({self.truth(scope, 1)})")
-        elif which <= 5:
+        elif which <= 6:
             self.put('trace("tracepoint", host.box.n)')
         else:
             self.put(f'cover("{self.name("mark")}")')

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mmuwitness.model.state import Sequence as SequenceKind
 from mmuwitness.model.state import World
 from mmuwitness.process.cfg import Builder
+from mmuwitness.process.errors import ProcessError
 from mmuwitness.process.ir import Op, Operand, Process
 from mmuwitness.process.layout import Layout, initial_words, make_layout
 from mmuwitness.process.lower import Lowered
@@ -112,6 +114,9 @@ def fold_host(host: HostSpec, every: bool) -> Program:
         builder = Builder(host.world, host.has_feature, host.overrides)
         processes.append(builder.build(spec.name, pid, spec.function, spec.arguments))
         builders.append(builder)
+    for declared, instances in host.world.fields():
+        if isinstance(declared.kind, SequenceKind) and len(instances) > 1:
+            raise ProcessError(f"{declared.key}: a struct with a sequence has one instance only")
     for process in processes:
         simplify(process, host.world, written(processes))
     if not host.claims:

@@ -102,10 +102,12 @@ def locks_held(process: Process) -> Held:
 
 
 def after_op(op: Op, held: frozenset[HeldLock]) -> frozenset[HeldLock]:
-    if op.code not in ("acquire", "release") or not isinstance(op.args[0], int):
+    if op.code not in ("acquire", "release") or op.field is None:
         return held
-    assert op.field is not None
-    lock = (op.field.key, op.args[0], op.extra)
+    key = op.field.key
+    if not isinstance(op.args[0], int):  # which one is known in a run only
+        return held if op.code == "acquire" else frozenset(h for h in held if h[0] != key)
+    lock = (key, op.args[0], op.extra)
     return held | {lock} if op.code == "acquire" else held - {lock}
 
 
@@ -203,6 +205,9 @@ def place_boundaries(process: Process, movers: Movers) -> Steps:
     step so far is right movers only, on every path."""
     regions = {op.region for op in movers.racy if op.region}
     for _, _, op in process.ops():
+        if op.region and movers.is_left(op):
+            hint = "leave the region before the lock is dropped"
+            raise ProcessError("a lock cannot be dropped in an atomic region", op.where, hint)
         if op.region and op.code != "begin" and movers.begins(op):
             raise ProcessError(f"{op.code} cannot stand in an atomic region", op.where)
     notable = {id(b): notable_operations(b, movers, regions) for b in process.blocks}
