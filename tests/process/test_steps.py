@@ -459,7 +459,7 @@ def p1(host):
         host.box.one = 2
     host.box.seen[0] = 0
 """,
-    "sequences of two instances": """
+    "sequences of two": """
 class Counter(Struct):
     seq = Field(Sequence())
 
@@ -491,12 +491,3 @@ def test_merging_hides_nothing(tmp_path) -> None:
     every = explored(fold(SmallHost(module), every=True))
     assert len(merged.found) < len(every.found)
     assert verdicts(merged) == verdicts(every)
-
-
-@pytest.mark.xfail(strict=True, reason="a lock that is left out counts as free, also while held")
-def test_a_claim_is_not_read_while_a_lock_that_it_needs_is_held(tmp_path) -> None:
-    private = CLAIM.replace("with spin_lock(host.box.lk):\n        host.box.flag = True", "pass")
-    racy = private.replace("host.box.n = 2", "host.box.flag = True\n        host.box.n = 2")
-    other = racy.replace("def p1(host):\n    pass", "def p1(host):\n    host.box.flag = False")
-    graph = explored(fold_code(tmp_path, other, needs=[("lk",)], every=True))
-    assert graph.violated == set()
