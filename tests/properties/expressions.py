@@ -143,11 +143,11 @@ class Expressions:
     def atom(self, scope: Scope) -> Number:
         some = self.local(scope)
         if some and self.chance(45):
-            return self.pick(some)  # type: ignore[no-any-return]
+            return self.pick(some)
         small = self.rng.randrange(3)
         some = [(str(small), small, small), *SCALARS, (f"{self.handle(scope)}.n", 0, 3)]
         some.append((f"host.box.arr[{self.rng.randrange(2)}]", 0, 2))
-        return self.pick(some)  # type: ignore[no-any-return]
+        return self.pick(some)
 
     def number(self, scope: Scope, depth: int) -> Number:
         if depth <= 0 or self.chance(35):
