@@ -87,6 +87,8 @@ class Statements(Expressions):
         if isinstance(target, ast.Tuple):
             if not isinstance(value, Many) or len(value.items) != len(target.elts):
                 raise self.error("the two sides have different lengths", node)
+            value = self.unaliased(value, node)
+            assert isinstance(value, Many)
             for part, item in zip(target.elts, value.items, strict=True):
                 self.assign(part, item, node)
         elif isinstance(target, ast.Name):
@@ -102,10 +104,15 @@ class Statements(Expressions):
         if name in self.frame.source.conditional and self.block.assigned is not None:
             self.block.assigned |= {(self.frame.serial, name)}
 
-    def unaliased(self, value: Folded, node: ast.AST) -> Folded:
-        """A name bound to another variable's register keeps the value, not the variable."""
-        if isinstance(value, Dyn) and not value.reg.name.startswith("_t"):
-            copy = self.temp(node, value.kind)
+    def unaliased(self, value: Folded, node: ast.AST, suffix: str = "") -> Folded:
+        """A name bound to a variable, or to a field of a record, keeps the value it had."""
+        if isinstance(value, Many):
+            items = (self.unaliased(v, node, f"{suffix}[{i}]") for i, v in enumerate(value.items))
+            return Many(tuple(items))
+        if isinstance(value, Dyn) and (
+            not value.reg.name.startswith("_t") or "." in value.reg.name
+        ):
+            copy = self.temp(node, value.kind, suffix)
             self.emit("mov", node, dst=copy, args=(value.reg,))
             return Dyn(copy, value.kind)
         return value
