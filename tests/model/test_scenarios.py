@@ -41,7 +41,7 @@ def test_bounds_are_those_of_the_host(name: str) -> None:
     forever = "any number of" in scenario.bounds
     assert forever or host.mm.host_thread, "an actor that ends, or a bound that is not said"
     assert ("in one table page" in scenario.bounds) == (len(host.kvm.gfns) > 1)
-    assert ("that reads" in scenario.bounds) == (name == "ksm_first")
+    assert ("that reads" in scenario.bounds) == (name in ("ksm_first", "unmerge_uprobe"))
 
 
 @each_scenario
@@ -65,7 +65,7 @@ def test_processes_have_names_of_their_own(name: str) -> None:
     names = [process.name for process in host.processes]
     assert len(set(names)) == len(names)
     assert names[: len(host.vcpus)] == [f"vcpu{n}" for n in range(len(host.vcpus))]
-    assert len(names) == len(host.vcpus) + 1
+    assert len(names) == len(host.vcpus) + (2 if name == "unmerge_uprobe" else 1)
 
 
 @each_scenario
@@ -160,6 +160,7 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "cow_migrate": (never_of_its_own, never_a_new_page_migrating, never_two_windows),
     "cow_reclaim": (never_of_its_own, never_swapped_out, never_two_windows),
     "unmerge": (never_of_its_own, never_both_of_their_own),
+    "unmerge_uprobe": (never_of_its_own, never_both_of_their_own),
     "uprobe": (never_breakpoint, never_replaced),
     "uprobe_one": (never_breakpoint, never_replaced),
     "dontneed": (never_none, never_replaced),

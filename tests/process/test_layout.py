@@ -268,7 +268,6 @@ def test_a_value_wider_than_a_word_is_refused() -> None:
         layout_of(world)
 
 
-@pytest.mark.xfail(strict=True, reason="an element of no bits after a full word is put into none")
 def test_an_element_of_no_bits_after_a_full_word() -> None:
     world = World()
     fields = {"full": Field(Bounded(0, (1 << 32) - 1), array=2), "none": Field(Bounded(0, 0))}

@@ -45,6 +45,8 @@ class Cursor:
         self.bit = bit
 
     def take(self, width: int, lo: int = 0) -> Slot:
+        if width == 0:  # it has one value only: no bits, of the word that was used last
+            return Slot(max(self.bit - 1, 0) // WORD, 0, 0, lo)
         if self.bit % WORD + width > WORD:
             self.bit += WORD - self.bit % WORD
         slot = Slot(self.bit // WORD, self.bit % WORD, width, lo)
