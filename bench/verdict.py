@@ -18,7 +18,7 @@ from pathlib import Path
 from mmuwitness.process.disk_cache import cache_directory
 
 RUNS = 3
-COMMAND = [sys.executable, "-m", "mmuwitness.cli"]
+COMMAND = [sys.executable, "-m", "mmuwitness"]
 LIMITS = {"cold": 10.0, "warm": 3.0, "help": 0.2}
 
 

@@ -71,7 +71,7 @@ def run(command: str) -> Done:
 def run_process(*words: str, options: tuple[str, ...] = (), **environment: str) -> Done:
     """Run a command in a process of its own."""
     done = subprocess.run(
-        [sys.executable, *options, "-m", "mmuwitness.cli", *words],
+        [sys.executable, *options, "-m", "mmuwitness", *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

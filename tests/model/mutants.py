@@ -18,8 +18,13 @@ from mmuwitness.model.claims import CLAIMS, Claim
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host, find_arch
 from mmuwitness.model.kvm import kvm_main
-from mmuwitness.model.kvm.kvm_host import Spte
-from mmuwitness.model.kvm.kvm_main import observe_change_pte
+from mmuwitness.model.kvm.kvm_host import GONE, INVALID, VALID, Spte
+from mmuwitness.model.kvm.kvm_main import (
+    kvm_swap_active_memslots,
+    memslot_state,
+    observe_change_pte,
+)
+from mmuwitness.model.kvm.srcu import synchronize_srcu
 from mmuwitness.model.mm.gup import get_user_pages_unlocked
 from mmuwitness.model.mm.memory import zap_pte_range
 from mmuwitness.model.mm.migrate import remove_migration_ptes
@@ -260,6 +265,52 @@ def invalidate_nothing(self, kvm, gfn):
     return
 
 
+# Memslots
+
+
+@mutant("a memslot update does not wait for windows", "kvm.kvm_main.kvm_swap_active_memslots")
+def swap_inside_windows(kvm, slots):
+    """H6: what start() counted, end() does not find, or the other way round."""
+    kvm.active_memslots = slots
+    synchronize_srcu(kvm)
+
+
+@mutant("a memslot update does not wait for readers", "kvm.srcu.synchronize_srcu")
+def synchronize_nothing(kvm):
+    return
+
+
+@mutant("a deleted memslot is not flushed", "kvm.kvm_main.kvm_invalidate_memslot")
+def invalidate_and_keep_mapped(kvm):
+    kvm_swap_active_memslots(kvm, INVALID)
+
+
+@mutant(
+    "a deleted memslot is zapped and TLBs are left alone",
+    "arch.x86.X86.kvm_arch_flush_shadow_memslot",
+)
+def zap_all_and_flush_nothing(self, kvm, slot):
+    with write_lock(kvm.mmu_lock):
+        for gfn in kvm.gfns:
+            kvm.spte[gfn] = Spte()
+
+
+@mutant("windows pass over a memslot that is being deleted", "kvm.kvm_main.hits_memslot")
+def hits_valid_memslot(kvm, slots, range):
+    hit = False
+    for slot in kvm.memslots:
+        if range.start < slot.userspace_addr + slot.npages and slot.userspace_addr < range.end:
+            hit = hit or memslot_state(slots, slot) == VALID
+    return hit
+
+
+@mutant("a memslot is deleted in one step", "kvm.kvm_main.kvm_delete_memslot")
+def delete_then_flush(kvm):
+    """Windows do not hit what is still mapped."""
+    kvm_swap_active_memslots(kvm, GONE)
+    kvm.arch.kvm_arch_flush_shadow_memslot(kvm, kvm.memslots[0])
+
+
 # The primary MMU
 
 
@@ -431,7 +482,7 @@ def install_read_only(self, kvm, range):
 @mutant("change_pte wants its window to be the only one", "kvm.kvm_main.kvm_change_spte_gfn")
 def change_alone(kvm, range):
     """What closes R1: under mmu_lock, nothing is done while another window is open."""
-    if feature.change_pte_skips_invalid_slot and range.slot.invalid:
+    if feature.change_pte_skips_invalid_slot and range.invalid:
         return False
     if kvm.mmu_invalidate_in_progress != 1:
         return False

@@ -16,7 +16,12 @@ from mmuwitness.explore.replay import Replay
 from mmuwitness.model.claims import CLAIMS, always_claims, find_claims
 from mmuwitness.model.era import UnknownName
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.kvm.kvm_main import CHANGES
+from mmuwitness.model.kvm.kvm_main import (
+    CHANGES,
+    KVM_MR_CREATE,
+    KVM_MR_DELETE,
+    kvm_set_memory_region,
+)
 from mmuwitness.model.mm import ksm, memory
 from mmuwitness.model.mm.memory import handle_mm_fault, host_access
 from mmuwitness.model.primitives import choose, read_lock
@@ -33,6 +38,7 @@ from tests.model.mutants import MUTANTS, kernel, outcome, outcome_for, outcome_o
 I1, I2, I3 = "coherent", "absent_in_window", "no_stale_tlb_entry"
 I4, I5, I6 = "freed_page_unmapped", "shared_page_read_only", "no_lost_write"
 I8, I9, I13 = "windows_balanced", "seq_before_count", "change_pte_alone"
+I11 = "deleted_slot_unmapped"
 STALE = {I1, I3, I4, I6}
 """What a stale SPTE breaks: the guest goes on with a page that is not its own any more."""
 
@@ -44,6 +50,11 @@ GUARD = "change_pte wants its window to be the only one"
 
 def ksmd_once(mm):
     ksm.ksm_do_scan(mm, 0)
+
+
+def delete_and_create_once(kvm):
+    kvm_set_memory_region(kvm, KVM_MR_DELETE)
+    kvm_set_memory_region(kvm, KVM_MR_CREATE)
 
 
 def writer(mm):
@@ -87,6 +98,17 @@ ADDED = {
                 Actor("vmm", writer, (host.mm,)),
             ],
             {"pages": 3, "slot_pages": 1, "host_thread": True, "read_gfns": 1, "written_gfns": 0},
+        ),
+        Scenario(
+            "memslot_once",
+            "As memslot_dontneed, with one deletion: counts that go wrong stay in their ranges.",
+            "1 vCPU, 1 gfn, 2 pages, any number of calls, 1 deletion",
+            two_private_pages,
+            lambda host: [
+                Actor("madvise", memory.madvise_dontneed, (host.mm,)),
+                Actor("ioctl", delete_and_create_once, (host.kvm,)),
+            ],
+            {"addresses": 1, "slot_pages": 1, "pages": 2, "updates_memslots": True},
         ),
     )
 }
@@ -138,6 +160,25 @@ BREAKS = [
     # H3: whoever finds the SPTE gone need not flush, if those who zapped it have
     ("-flush_before_unlock", "two_balloons", "v6.1", "x86-tdp", {I3, I4, I6}),
     ("-flush_before_unlock", "two_balloons", "v3.4", "x86-shadow", {I3, I4, I6}),
+    # H6: what start() counted stays, or goes below 0
+    ("a memslot update does not wait for windows", "memslot_once", "v6.9", "x86-tdp",
+     {*STALE, I8}),
+    ("a memslot update does not wait for windows", "memslot_once", "v6.12", "arm64",
+     {*STALE, I2, I8}),
+    ("a memslot update does not wait for readers", "memslot_delete", "v6.9", "x86-tdp",
+     {I1, I3, I4, I11}),
+    ("a memslot update does not wait for readers", "memslot_dontneed", "v6.12", "arm64",
+     {*STALE, I2, I11}),
+    ("a deleted memslot is not flushed", "memslot_delete", "v6.9", "x86-tdp", {I1, I3, I4, I11}),
+    ("a deleted memslot is not flushed", "memslot_dontneed", "v6.12", "arm64", {*STALE, I2, I11}),
+    ("a deleted memslot is zapped and TLBs are left alone", "memslot_delete", "v6.9", "x86-tdp",
+     {I3, I4, I11}),
+    ("windows pass over a memslot that is being deleted", "memslot_dontneed", "v6.12", "x86-tdp",
+     {*STALE, I2}),
+    ("a memslot is deleted in one step", "memslot_dontneed", "v6.12", "x86-tdp",
+     {*STALE, I2, I11}),
+    # H2, on an architecture whose change_pte installs
+    ("-change_pte_skips_invalid_slot", "memslot_delete", "v6.9", "arm64", {I1, I3, I4, I11}),
     # without windows change_pte finds that none is open, and returns
     ("-change_pte_bracketed", "ksm", "v6.1", "x86-tdp", {I1, I3, I4, I5, I6, "warns"}),
     ("-change_pte_bracketed -set_pte_at_notify", "ksm", "v6.1", "x86-tdp", {I1, I3, I4, I5, I6}),
@@ -158,7 +199,11 @@ HARMLESS = [
     ("-set_pte_at_notify", "ksm", "v6.1", "x86-tdp"),  # what v6.10 did
     ("-set_pte_at_notify", "cow_smp", "v6.1", "arm64"),
     ("change_pte looks for a leaf first", "cow_smp", "v6.1", "arm64"),
-]
+    # start() and end() take mmu_lock in any case
+    ("a memslot update does not wait for windows", "memslot_once", "v6.1 -invalidate_elides_lock",
+     "x86-tdp"),
+    ("-change_pte_skips_invalid_slot", "memslot_delete", "v6.9", "x86-shadow"),  # nothing there
+]  # fmt: skip
 
 
 def mutated(what: str, scenario: str, era: str, arch: str):
@@ -239,6 +284,9 @@ REACHED = [
     ("change_pte installs where nothing was", "ksm_alone", "v6.1", "x86-tdp",
      {"installs_read_only", "flushes"}),
     ("change_pte installs read-only", "cow", "v6.1", "mips", {"installs_read_only"}),
+    ("", "memslot_delete", "v6.3", "arm64", {"installs_read_only", "in_invalid_slot"}),
+    ("", "memslot_delete", "v6.4", "arm64", {"installs_read_only"}),
+    ("", "memslot_delete", "v6.1.35", "x86-tdp", {"in_invalid_slot"}),
 ]  # fmt: skip
 
 NEVER_REACHED = [
@@ -248,6 +296,7 @@ NEVER_REACHED = [
     ("", "ksm", "v6.12", "arm64"),
     ("", "unmerge", "v3.7", "powerpc-hv"),
     ("", "unmerge", "v6.9", "loongarch"),
+    ("", "memslot_delete", "v6.1.36", "x86-tdp"),
     ("change_pte looks for a leaf first", "ksm", "v6.1", "arm64"),
     ("change_pte looks for a leaf first", "uprobe", "v6.1", "riscv"),
 ]
@@ -383,6 +432,36 @@ def test_rmap_walks_once_told_kvm_late(scenario: str, era: str, arch: str) -> No
     assert_all_hold(scenario, "v3.6" if era == "v3.7" else "v4.11", arch)
 
 
+@pytest.mark.parametrize("arch", ["arm64", "riscv", "mips"])
+def test_h2_change_pte_maps_into_a_memslot_that_is_being_deleted(arch: str) -> None:
+    """2230f9e1171a: the leaf is there when the memslot is gone, and no window finds it any more."""
+    found = outcome("memslot_delete", "v6.3", arch)
+    assert found.violated == {I1, I3, I4, I11}
+    assert "in_invalid_slot" in found.reached
+    assert_all_hold("memslot_delete", "v6.4", arch)
+    assert_all_hold("memslot_delete", "v6.3.10", arch)
+    assert_all_hold("memslot_delete", "v6.10", arch)
+
+
+@pytest.mark.parametrize("arch", ["x86-tdp", "x86-shadow", "powerpc-hv"])
+def test_h2_is_absent_where_change_pte_installs_nothing(arch: str) -> None:
+    assert_all_hold("memslot_delete", "v6.3", arch)
+    assert outcome("memslot_delete", "v6.3", arch).reached == {"in_invalid_slot"}
+
+
+@pytest.mark.parametrize("arch", ["powerpc-pr", "powerpc-e500"])
+def test_some_flush_nothing_when_a_memslot_is_deleted(arch: str) -> None:
+    """Their kvmppc_core_flush_memslot is empty, to this day."""
+    assert outcome("memslot_delete", "v7.3", arch).violated == {I1, I2, I3, I4, I11}
+
+
+@pytest.mark.parametrize("scenario", ["memslot_delete", "memslot_dontneed"])
+def test_memslots_were_right_before_srcu(scenario: str) -> None:
+    """Until v2.6.34 slots_lock kept faults away, and there was no INVALID memslot."""
+    assert_all_hold(scenario, "v2.6.33", "x86-shadow")
+    assert "in_invalid_slot" not in outcome(scenario, "v2.6.33", "x86-shadow").reached
+
+
 # Finding claims
 
 
@@ -393,7 +472,7 @@ def test_claims_are_found_by_name_and_number() -> None:
 
 
 def test_claims_say_what_they_claim() -> None:
-    assert " ".join(c.number for c in always_claims()) == "I1 I2 I3 I4 I5 I6 I8 I9 I13"
+    assert " ".join(c.number for c in always_claims()) == "I1 I2 I3 I4 I5 I6 I8 I9 I11 I13"
     for claim in CLAIMS.values():
         assert claim.text.endswith(".") and "\n" not in claim.text
         assert bool(claim.mark) == (claim.kind != "always") == (claim.function is None)

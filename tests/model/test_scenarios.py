@@ -11,6 +11,7 @@ import pytest
 from mmuwitness.model.claims import Claim
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.host import ARCHES, Host, find_arch
+from mmuwitness.model.kvm.kvm_host import GONE, INVALID
 from mmuwitness.model.scenarios import SCENARIOS, find_scenario
 from tests.model.mutants import outcome, outcome_for
 
@@ -41,7 +42,8 @@ def test_bounds_are_those_of_the_host(name: str) -> None:
     forever = "any number of" in scenario.bounds
     assert forever or host.mm.host_thread, "an actor that ends, or a bound that is not said"
     assert ("in one table page" in scenario.bounds) == (len(host.kvm.gfns) > 1)
-    assert ("that reads" in scenario.bounds) == (name in ("ksm_first", "unmerge_uprobe"))
+    readers = ("ksm_first", "unmerge_uprobe", "memslot_delete")
+    assert ("that reads" in scenario.bounds) == (name in readers)
 
 
 @each_scenario
@@ -65,7 +67,8 @@ def test_processes_have_names_of_their_own(name: str) -> None:
     names = [process.name for process in host.processes]
     assert len(set(names)) == len(names)
     assert names[: len(host.vcpus)] == [f"vcpu{n}" for n in range(len(host.vcpus))]
-    assert len(names) == len(host.vcpus) + (2 if name == "unmerge_uprobe" else 1)
+    two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed")
+    assert len(names) == len(host.vcpus) + (2 if name in two else 1)
 
 
 @each_scenario
@@ -74,6 +77,16 @@ def test_hosts_share_nothing(name: str) -> None:
     one.mm.written[0] = 1 - one.mm.written[0]
     one.pages[0].content = 1 - one.pages[0].content
     assert two.mm.written[0] == two.pages[0].content == 0
+
+
+def test_memslots_cover_the_gfns() -> None:
+    for name in SCENARIOS:
+        kvm = host_of(name).kvm
+        assert [gfn for s in kvm.memslots for gfn in range(s.base_gfn, s.base_gfn + s.npages)] == [
+            *kvm.gfns
+        ]
+        assert all(slot.userspace_addr == slot.base_gfn for slot in kvm.memslots)
+        assert kvm.updates_memslots == name.startswith("memslot_")
 
 
 def test_scenarios_are_found_by_name() -> None:
@@ -148,6 +161,14 @@ def never_breakpoint(host):
     return not pte.present or pte.write or pte.page is host.pages[0]
 
 
+def never_being_deleted(host):
+    return host.kvm.active_memslots != INVALID
+
+
+def never_without_memslot(host):
+    return host.kvm.active_memslots != GONE
+
+
 MERGES = (never_merged, never_of_its_own, never_replaced)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm": MERGES,
@@ -170,6 +191,8 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "reclaim_one": (never_swapped_out, never_replaced),
     "migrate": (never_migrating, never_replaced),
     "migrate_one": (never_migrating, never_replaced),
+    "memslot_delete": (never_merged, never_replaced, never_being_deleted, never_without_memslot),
+    "memslot_dontneed": (never_none, never_replaced, never_being_deleted, never_without_memslot),
 }
 
 

@@ -210,12 +210,12 @@ class Part:
         worker.capacity = 0
         self.table.close()
         self.table = Memory(self._table_bytes(capacity))
-        for memory, used in (
+        for memory, soon in (
             (self.table, self.table.size),
-            (self.states, worker.count * 8 * self.width),
-            (self.parents, worker.count * 4),
+            (self.states, capacity * 8 * self.width),
+            (self.parents, capacity * 4),
         ):
-            if used >= HUGE_BYTES:
+            if soon >= HUGE_BYTES:
                 memory.use_huge_pages()
         # Touch the pages in order now: a page that is first read, then written, faults twice.
         ctypes.memset(self.table.address, 0, self.table.size)

@@ -7,6 +7,7 @@ expect of any cell.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -192,7 +193,8 @@ def run(tasks: Sequence[Task]) -> Iterator[list[list[ProgramResult]]]:
         yield from map(explore_arch, tasks)
         return
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # They end before they would need the memory back (60 MB an architecture).
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=gc.disable) as pool:
         yield from pool.map(explore_arch, tasks)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmuwitness.model.era import UnknownName
 from mmuwitness.model.kvm import kvm_main
+from mmuwitness.model.kvm.kvm_host import GONE
 from mmuwitness.model.mm.mm_types import UNKNOWN
 from mmuwitness.model.primitives import feature
 
@@ -180,6 +181,22 @@ def seq_before_count(host: Any) -> Any:
     return host.kvm.mmu_invalidate_in_progress >= host.kvm.unbumped
 
 
+@always("I11")
+def deleted_slot_unmapped(host: Any) -> Any:
+    """Once a memslot is gone, no SPTE and no vCPU's TLB maps anything at its gfns: what the guest
+    does there is MMIO."""
+    kvm = host.kvm
+    slots = kvm_main.kvm_memslots(kvm)
+    for gfn in kvm.gfns:
+        if kvm_main.gfn_to_memslot(kvm, slots, gfn) == GONE:
+            if kvm.spte[gfn].present:
+                return False
+            for vcpu in kvm.vcpus:
+                if vcpu.tlb[gfn].present:
+                    return False
+    return True
+
+
 @always("I13")
 def change_pte_alone(host: Any) -> Any:
     """A change_pte that makes or changes a leaf sees exactly one open window, its own."""
@@ -193,5 +210,7 @@ reach("sometimes", "installs_writable", kvm_main.INSTALLS_WRITABLE,
       "change_pte installs a writable SPTE where none was.")  # fmt: skip
 reach("sometimes", "zaps", kvm_main.ZAPS, "change_pte zaps a present SPTE.")
 reach("sometimes", "flushes", kvm_main.FLUSHES, "change_pte makes KVM flush remote TLBs.")
+reach("sometimes", "in_invalid_slot", kvm_main.IN_INVALID_SLOT,
+      "change_pte gets to a memslot that is being deleted.")  # fmt: skip
 reach("never", "warns", kvm_main.NOT_BRACKETED,
       "The WARN_ON of change_pte is never reached: every call is inside a window.")  # fmt: skip

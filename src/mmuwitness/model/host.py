@@ -45,8 +45,9 @@ def find_arch(name: str) -> Arch:
 class Host:
     """What a scenario's processes run on.
 
-    addresses: hvas in pages; the memslot covers the first `slot_pages` of them.  gfns_per_table:
-    2 if neighbouring gfns share their last-level table page, 1 if each has its own.
+    addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts.
+    updates_memslots: somebody deletes the first one.  gfns_per_table: 2 if neighbouring gfns share
+    their last-level table page, 1 if each has its own.
     read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
     """
 
@@ -58,6 +59,8 @@ class Host:
         vcpus: int = 1,
         addresses: int = 2,
         slot_pages: int = 2,
+        memslots: int = 1,
+        updates_memslots: bool = False,
         pages: int = 4,
         gfns_per_table: int = 2,
         read_gfns: int = 0,
@@ -79,12 +82,16 @@ class Host:
             nr_mergeable=mergeable,
             host_thread=host_thread,
         )[0]
-        slots = self.world.add(Memslot, 1, userspace_addr=0, base_gfn=0, npages=slot_pages)
+        slots = self.world.add(Memslot, memslots, npages=slot_pages // memslots)
+        for number, slot in enumerate(slots):
+            slot.id = number
+            slot.userspace_addr = slot.base_gfn = number * slot.npages
         self.kvm = self.world.add(
             KVM,
             mm=self.mm,
             arch=arch,
             memslots=slots,
+            updates_memslots=updates_memslots,
             gfns=range(slot_pages),
             nr_gfns=slot_pages,
             read_gfns=read_gfns or slot_pages,

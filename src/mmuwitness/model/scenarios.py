@@ -14,7 +14,7 @@ from mmuwitness.model.claims import always_claims
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.host import Host
 from mmuwitness.model.kvm.kvm_host import Spte
-from mmuwitness.model.kvm.kvm_main import vcpu_run
+from mmuwitness.model.kvm.kvm_main import kvm_vm_ioctl, vcpu_run
 from mmuwitness.model.mm import ksm, memory, migrate, rmap, uprobes
 
 
@@ -93,6 +93,7 @@ def mm_actor(name: str, function: Callable[..., Any], *more: Any) -> Callable[[H
 
 
 ONE_GFN = {"addresses": 1, "slot_pages": 1, "pages": 2}
+TWO_SLOTS = {"memslots": 2, "updates_memslots": True}
 
 SCENARIOS: dict[str, Scenario] = {
     s.name: s
@@ -260,6 +261,31 @@ SCENARIOS: dict[str, Scenario] = {
             two_private_pages,
             mm_actor("kcompactd", migrate.migrate_pages, False),
             ONE_GFN,
+        ),
+        Scenario(
+            "memslot_delete",
+            "The VMM deletes a memslot and creates it again while ksmd merges a page of it and the"
+            " guest reads that.  A neighbour in another memslot keeps the last-level table page.",
+            "1 vCPU that reads, 2 gfns in one table page, 2 pages, any number of KSM merges and of"
+            " deletions",
+            private_beside_mapped_ksm_page,
+            lambda host: [
+                Actor("ksmd", ksm.ksmd, (host.mm,)),
+                Actor("ioctl", kvm_vm_ioctl, (host.kvm,)),
+            ],
+            {**TWO_SLOTS, "pages": 2, "read_gfns": 1, "written_gfns": 0},
+        ),
+        Scenario(
+            "memslot_dontneed",
+            "The VMM drops a guest page while another thread of it deletes the memslot and creates"
+            " it again.",
+            "1 vCPU, 1 gfn, 2 pages, any number of calls and of deletions",
+            two_private_pages,
+            lambda host: [
+                Actor("madvise", memory.madvise_dontneed, (host.mm,)),
+                Actor("ioctl", kvm_vm_ioctl, (host.kvm,)),
+            ],
+            {**ONE_GFN, "updates_memslots": True},
         ),
     )
 }

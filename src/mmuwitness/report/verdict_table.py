@@ -12,7 +12,7 @@ from mmuwitness.model.features import Feature
 from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import SCENARIOS
 from mmuwitness.report.text import wrap
-from mmuwitness.trace.observed import Observed, load_observed
+from mmuwitness.trace.observed import ChangePteCounts, Observed, load_observed
 
 WORDS = {
     "changes": "changes a present SPTE",
@@ -30,6 +30,15 @@ SEEN = {
     ("arm64", "stage-2"): "arm64",
 }
 """Which model architecture a recorded (arch, mmu) is."""
+
+NEEDS = {
+    "changed_present": {"changes", "zaps"},
+    "installed_read_only": {"installs_read_only"},
+    "installed_writable": {"installs_writable"},
+    "flushed": {"flushes"},
+    "warnings": {"warns"},
+}
+"""What was counted in traces, and the effects of which the model must have one then."""
 
 
 def acts(cell: Cell) -> bool:
@@ -109,10 +118,26 @@ def verdict_text(cells: Sequence[Cell], witnesses: Sequence[str] = ()) -> str:
         lines += [f"{'':33} {more}" for more in what[1:]]
         for row in observed_rows(seen, span):
             lines += wrap(f"seen: {row.sentence}", " " * 34, 66)
+            for each in contradictions(span[-1], row.counts) if span[-1].complete else ():
+                lines += wrap(f"WHICH CONTRADICTS THE MODEL: {each}", " " * 34, 66)
     lines += ["", *bounds(cells)]
     for block in witnesses:
         lines += ["", block]
     return "\n".join(lines)
+
+
+def contradictions(cell: Cell, counts: ChangePteCounts) -> list[str]:
+    """What was seen to happen that the model says cannot happen."""
+    found = [
+        f"{getattr(counts, name)} {name} in the trace"
+        for name, effects in NEEDS.items()
+        if getattr(counts, name) and not effects.intersection(cell.effects)
+    ]
+    if counts.kvm_calls and cell.absent:
+        found.append(f"{counts.kvm_calls} calls in the trace of a kernel with {cell.absent}")
+    if counts.no_memory and "installs_read_only" not in cell.needs_table():
+        found.append(f"{counts.no_memory} without a table page in the trace")
+    return found
 
 
 def observed_rows(seen: Sequence[Observed], span: Sequence[Cell]) -> list[Observed]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmuwitness.model.kvm.kvm_main import INSTALLS_READ_ONLY
+from mmuwitness.model.kvm.kvm_host import GONE, INVALID
+from mmuwitness.model.kvm.kvm_main import IN_INVALID_SLOT, INSTALLS_READ_ONLY
 from tests.model.story import Story
 
 READ, WRITE = 0, 1
@@ -126,3 +127,64 @@ def test_r1_a_leaf_survives_the_window_of_another() -> None:
     story.go("kcompactd", lambda: new.refcount == 0)
     assert mm.pte[0].page is moved
     assert kvm.spte[0].present and kvm.spte[0].page is new  # and new is free
+
+
+@pytest.mark.parametrize(
+    ("arch", "era", "mmio"),
+    [
+        ("x86-tdp", "v5.12", True),
+        ("x86-tdp", "v5.12.4", False),
+        ("x86-tdp", "v5.13", False),
+        ("x86-shadow", "v6.12", False),
+        ("arm64", "v6.1", True),
+    ],
+)
+def test_a_fault_in_a_memslot_that_is_being_deleted(arch: str, era: str, mmio: bool) -> None:
+    """x86 retries since e0c378684b65 in v5.13; else it is MMIO, as where no memslot is."""
+    story = Story("memslot_dontneed", era, arch)
+    kvm = story.kvm
+    story.go("ioctl", lambda: kvm.active_memslots == INVALID)
+    exits = ["kvm_page_fault", "kvm_mmio"]
+    assert story.do("vcpu0", READ) == exits[: 1 + mmio]
+    story.go("ioctl", lambda: kvm.active_memslots == GONE)
+    assert story.do("vcpu0", READ) == exits
+    assert not kvm.spte[0].present
+
+
+def test_a_deletion_waits_for_faults_that_have_begun_and_not_for_later_readers() -> None:
+    story = looked_up("memslot_dontneed", "v6.12", "x86-tdp")
+    mm, kvm, page = story.mm, story.kvm, story.pages[0]
+    assert list(kvm.srcu_readers.items) == [1, 0]
+    story.blocks("ioctl")
+    assert kvm.active_memslots == INVALID and kvm.srcu_idx == 1
+    story.go("madvise", lambda: kvm.srcu_readers[1] == 1)
+
+    story.finish("vcpu0")
+    assert kvm.spte[0].page is page  # it found the memslot as it was
+    story.go("ioctl", lambda: not kvm.spte[0].present)
+    assert list(kvm.srcu_readers.items) == [0, 1]
+    story.blocks("ioctl")
+    assert kvm.active_memslots == INVALID and kvm.mn_active_invalidate_count == 1
+    story.go("madvise", lambda: mm.invalidating == 0)
+    story.go("ioctl", lambda: kvm.active_memslots == GONE)
+
+
+@pytest.mark.parametrize(("era", "installs"), [("v6.3", True), ("v6.4", False)])
+def test_h2_the_guest_reads_ram_where_no_memslot_is(era: str, installs: bool) -> None:
+    """2230f9e1171a: start() finds nothing in the flushed memslot, change_pte maps into it."""
+    story = Story("memslot_delete", era, "arm64")
+    mm, kvm, tlb = story.mm, story.kvm, story.vcpus[0].tlb
+    story.go("vcpu0", lambda: tlb[0].present)
+    story.go("ioctl", lambda: not kvm.spte[0].present)
+    story.go("ioctl", lambda: kvm.mmu_lock.owner is None)
+    assert kvm.active_memslots == INVALID and kvm.table[0]  # the neighbour's
+
+    story.go("ksmd", lambda: mm.invalidating == 1)
+    story.go("ksmd", lambda: mm.invalidating == 0)
+    marks = {IN_INVALID_SLOT, INSTALLS_READ_ONLY}
+    assert marks.intersection(story.seen) == (marks if installs else set())
+    assert kvm.spte[0].present is installs
+    story.go("ioctl", lambda: kvm.active_memslots == GONE)
+    story.seen.clear()
+    story.go("vcpu0", lambda: tlb[0].present or "kvm_mmio" in story.seen)
+    assert story.seen == ([] if installs else ["kvm_page_fault", "kvm_mmio"])

@@ -9,8 +9,13 @@ to flush.  `page_fault` handles a guest fault.
 from __future__ import annotations
 
 from mmuwitness.model.era import Era
-from mmuwitness.model.kvm.kvm_host import Spte
-from mmuwitness.model.kvm.kvm_main import hva_to_pfn, mmu_invalidate_retry, mmu_invalidate_retry_gfn
+from mmuwitness.model.kvm.kvm_host import KvmGfnRange, Spte
+from mmuwitness.model.kvm.kvm_main import (
+    hva_to_pfn,
+    kvm_flush_remote_tlbs,
+    mmu_invalidate_retry,
+    mmu_invalidate_retry_gfn,
+)
 from mmuwitness.model.mm.mm_types import put_page
 from mmuwitness.model.primitives import atomic, feature, write_lock
 
@@ -55,6 +60,13 @@ class Arch:
                     kvm.spte[gfn] = Spte()
                     flush = True
         return flush
+
+    def kvm_arch_flush_shadow_memslot(self, kvm, slot):
+        """The memslot is INVALID: all that it maps is zapped."""
+        range = KvmGfnRange(slot=slot, start=slot.base_gfn, end=slot.base_gfn + slot.npages)
+        with write_lock(kvm.mmu_lock):
+            if self.kvm_unmap_gfn_range(kvm, range):
+                kvm_flush_remote_tlbs(kvm)
 
     def page_fault(self, vcpu, fault):
         """Snapshot, look up without locks, lock, retry or install."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import Spte
+from mmuwitness.model.kvm.kvm_main import kvm_flush_remote_tlbs
+from mmuwitness.model.primitives import write_lock
 
 
 class Mips(Arch):
@@ -29,10 +31,19 @@ class Mips(Arch):
     def kvm_unmap_gfn_range(self, kvm, range):
         """kvm_mips_flush_gpa_pt() takes an inclusive end and is given the exclusive one: it zaps
         one page more.  Always flushed."""
-        for gfn in kvm.gfns:
-            if range.start <= gfn and gfn <= range.end:
-                kvm.spte[gfn] = Spte()
+        self.kvm_mips_flush_gpa_pt(kvm, range.start, range.end)
         return True
+
+    def kvm_mips_flush_gpa_pt(self, kvm, start_gfn, end_gfn):
+        for gfn in kvm.gfns:
+            if start_gfn <= gfn and gfn <= end_gfn:
+                kvm.spte[gfn] = Spte()
+
+    def kvm_arch_flush_shadow_memslot(self, kvm, slot):
+        """Given the last page, as it should be."""
+        with write_lock(kvm.mmu_lock):
+            self.kvm_mips_flush_gpa_pt(kvm, slot.base_gfn, slot.base_gfn + slot.npages - 1)
+            kvm_flush_remote_tlbs(kvm)
 
     def map(self, kvm, fault):
         kvm.table[self.table_of(kvm, fault.gfn)] = True

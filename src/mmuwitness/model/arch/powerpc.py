@@ -48,6 +48,9 @@ class PowerpcPr(Powerpc):
     def is_stale(self, kvm, fault):
         return feature.powerpc_pr_retry and Arch.is_stale(self, kvm, fault)
 
+    def kvm_arch_flush_shadow_memslot(self, kvm, slot):
+        """kvmppc_core_flush_memslot_pr() is empty."""
+
 
 class PowerpcE500(Powerpc):
     """e500: the shadow TLB is flushed whole by whatever invalidates anything."""
@@ -57,6 +60,9 @@ class PowerpcE500(Powerpc):
 
     def is_stale(self, kvm, fault):
         return feature.powerpc_e500_retry and Arch.is_stale(self, kvm, fault)
+
+    def kvm_arch_flush_shadow_memslot(self, kvm, slot):
+        """kvmppc_core_flush_memslot() is empty."""
 
     def kvm_set_spte_gfn(self, kvm, range):
         """The page will get remapped properly on its next fault."""

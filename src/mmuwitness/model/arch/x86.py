@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
-from mmuwitness.model.kvm.kvm_host import Spte
-from mmuwitness.model.kvm.kvm_main import hva_to_pfn
+from mmuwitness.model.kvm.kvm_host import VALID, Spte
+from mmuwitness.model.kvm.kvm_main import (
+    gfn_to_memslot,
+    hva_to_pfn,
+    kvm_flush_remote_tlbs,
+    kvm_memslots,
+)
 from mmuwitness.model.mm.gup import get_user_page_fast_only
 from mmuwitness.model.mm.mm_types import put_page
 from mmuwitness.model.primitives import atomic, feature, read_lock, write_lock
@@ -28,6 +33,13 @@ class X86(Arch):
         if not range.arg_pte.write:
             kvm.spte[range.start] = old.replace(write=False, page=range.arg_pte.page)
         return True
+
+    def kvm_arch_flush_shadow_memslot(self, kvm, slot):
+        """kvm_mmu_zap_all_fast(): what other memslots map goes, too."""
+        with write_lock(kvm.mmu_lock):
+            for gfn in kvm.gfns:
+                kvm.spte[gfn] = Spte()
+            kvm_flush_remote_tlbs(kvm)
 
     def mmu_invalidate_retry_gfn_unsafe(self, kvm, fault):
         """Since commit d02c357e5bfa ("KVM: x86/mmu: Retry fault before acquiring mmu_lock if
@@ -66,7 +78,8 @@ class X86Shadow(X86):
             return
         for gfn in kvm.gfns:
             same_table = self.table_of(kvm, gfn) == self.table_of(kvm, fault.gfn)
-            if gfn != fault.gfn and same_table and not kvm.spte[gfn].present:
+            in_slot = gfn_to_memslot(kvm, kvm_memslots(kvm), gfn) == VALID
+            if gfn != fault.gfn and same_table and in_slot and not kvm.spte[gfn].present:
                 page = get_user_page_fast_only(kvm.mm, gfn + kvm.memslots[0].userspace_addr, True)
                 if page is not None:
                     kvm.spte[gfn] = Spte(present=True, write=True, page=page)

@@ -27,20 +27,24 @@ class Spte(Value):
     page = Ref("Page")
 
 
+VALID, INVALID, GONE = 0, 1, 2
+"""A memslot in the active set of memslots: as it is; with KVM_MEMSLOT_INVALID, while it is being
+deleted; no longer in it."""
+
+
 class Memslot(Struct):
-    """struct kvm_memory_slot.  Wired: userspace_addr and base_gfn (pages), npages.
-
-    invalid: KVM_MEMSLOT_INVALID, the slot is being deleted or moved."""
-
-    invalid = Field(Bool())
+    """struct kvm_memory_slot.  Wired: id, userspace_addr and base_gfn (pages), npages."""
 
 
 class KVM(Struct):
     """struct kvm.  spte[gfn] are the leaves; table[t] is true while the last-level table page t
     exists (gfns that share one: see `table_shift`).
 
-    Wired: mm, arch, memslots, vcpus, gfns, read_gfns and written_gfns (guests read and write the
-    first so many), table_shift.
+    active_memslots is what the pointer to the memslots leads to: the first of them is VALID,
+    INVALID or GONE there, the others stay.  srcu_idx and srcu_readers are kvm->srcu.
+
+    Wired: mm, arch, memslots, updates_memslots (False if nobody deletes one), vcpus, gfns,
+    read_gfns and written_gfns (guests read and write the first so many), table_shift.
     Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
     crowded, set when change_pte made or changed a leaf with other windows open, too.
     """
@@ -52,6 +56,10 @@ class KVM(Struct):
     mmu_invalidate_range_start = Field(Bounded(0, "addresses"), guarded_by="KVM.mmu_lock")
     mmu_invalidate_range_end = Field(Bounded(0, "addresses"), guarded_by="KVM.mmu_lock")
     mn_active_invalidate_count = Field(Bounded(-1, 4), guarded_by="KVM.mn_invalidate_lock")
+    slots_lock = Field(RwLock())
+    active_memslots = Field(Bounded(VALID, GONE), guarded_by="KVM.slots_lock")
+    srcu_idx = Field(Bounded(0, 1))
+    srcu_readers = Field(Bounded(0, 4), array=2)
     spte = Field(Spte, array="gfns")
     table = Field(Bool(), array="tables")
     unbumped = Field(Bounded(-4, 4), ghost=True)
@@ -86,7 +94,7 @@ class KvmHvaRange(Local):
 
 
 class KvmGfnRange(Local):
-    """struct kvm_gfn_range.  Constant: slot.
+    """struct kvm_gfn_range.  Constant: slot.  invalid: KVM_MEMSLOT_INVALID of the slot.
 
     Since commit 3e1efe2b67d3 ("KVM: Wrap kvm_{gfn,hva}_range.pte in a per-action union") in v6.6
     the pte is a member of a union, `arg`, that each action reads in its own way; here each
@@ -94,4 +102,5 @@ class KvmGfnRange(Local):
 
     start = Bounded(0, "gfns")
     end = Bounded(0, "gfns")
+    invalid = Bool()
     arg_pte = OfValue(Pte)

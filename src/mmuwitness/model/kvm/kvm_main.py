@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.kvm.kvm_host import KvmGfnRange, KvmHvaRange, KvmPageFault
+from mmuwitness.model.kvm.kvm_host import (
+    GONE,
+    INVALID,
+    VALID,
+    KvmGfnRange,
+    KvmHvaRange,
+    KvmPageFault,
+)
+from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock, synchronize_srcu
 from mmuwitness.model.mm.gup import get_user_page_fast_only, get_user_pages_unlocked
 from mmuwitness.model.mm.mm_types import Pte, load, store
 from mmuwitness.model.primitives import (
@@ -10,8 +18,12 @@ from mmuwitness.model.primitives import (
     choose,
     cover,
     feature,
+    lock,
+    read_lock,
     spin_lock,
     trace,
+    unlock,
+    wait_until,
     warn_on,
     write_lock,
 )
@@ -21,15 +33,36 @@ INSTALLS_READ_ONLY = "change_pte installs a read-only SPTE"
 INSTALLS_WRITABLE = "change_pte installs a writable SPTE"
 ZAPS = "change_pte zaps a present SPTE"
 FLUSHES = "change_pte flushes remote TLBs"
+IN_INVALID_SLOT = "change_pte is handled in a memslot that is being deleted"
 NOT_BRACKETED = "WARN_ON in kvm_mmu_notifier_change_pte()"
 
 NO_EXIT, TRANSLATION_FAULT, PERMISSION_FAULT = 0, 1, 2
+KVM_MR_CREATE, KVM_MR_DELETE = 0, 1
 
 
 def kvm_flush_remote_tlbs(kvm):
     """The request is sent and waited for: no vCPU runs on with an old entry."""
     with atomic("KVM_REQUEST_WAIT: returns once every vCPU has left the guest and will flush"):
         kvm.arch.flush_remote_tlbs(kvm)
+
+
+def kvm_memslots(kvm):
+    """The set of memslots that is active now, read once: what a reader goes on with, until it
+    leaves kvm->srcu."""
+    return kvm.active_memslots if kvm.updates_memslots else VALID
+
+
+def memslot_state(slots, slot):
+    """VALID, INVALID or GONE in a set of memslots."""
+    return slots if slot.id == 0 else VALID
+
+
+def gfn_to_memslot(kvm, slots, gfn):
+    """The state of the memslot of a gfn.  (Every gfn has one at the start.)"""
+    slot = kvm.memslots[0]
+    if slot.base_gfn <= gfn and gfn < slot.base_gfn + slot.npages:
+        return memslot_state(slots, slot)
+    return VALID
 
 
 def retries_by_range():
@@ -78,12 +111,13 @@ def kvm_mmu_change_pte_begin(kvm, range):
         kvm.mmu_invalidate_seq.bump()
 
 
-def hits_memslot(kvm, range):
-    """memslots_overlapping(): some of the range is guest memory."""
+def hits_memslot(kvm, slots, range):
+    """memslots_overlapping(): some of the range is guest memory.  A memslot that is being deleted
+    is still there."""
     hit = False
     for slot in kvm.memslots:
         if range.start < slot.userspace_addr + slot.npages and slot.userspace_addr < range.end:
-            hit = True
+            hit = hit or memslot_state(slots, slot) != GONE
     return hit
 
 
@@ -93,22 +127,36 @@ def __kvm_handle_hva_range(kvm, range):
     Kernels that elide the lock take it at the first memslot that is hit; nothing is touched
     before, so it is asked first whether there will be one."""
     flush = False
-    if not range.elides_lock or hits_memslot(kvm, range):
+    idx = srcu_read_lock(kvm)
+    if range.elides_lock:
+        slots = kvm_memslots(kvm)
+        if hits_memslot(kvm, slots, range):
+            with write_lock(kvm.mmu_lock):
+                flush = kvm_handle_memslots(kvm, slots, range)
+    else:
         with write_lock(kvm.mmu_lock):
-            range.on_lock(kvm, range)
-            for slot in kvm.memslots:
-                flush = kvm_handle_memslot(kvm, slot, range) or flush
-            if range.flush_on_ret and flush and feature.flush_before_unlock:
-                kvm_flush_remote_tlbs(kvm)
+            flush = kvm_handle_memslots(kvm, kvm_memslots(kvm), range)
     if range.flush_on_ret and flush and not feature.flush_before_unlock:
         # Until commit 565f3be21746 ("KVM: mmu_notifier: Flush TLBs before releasing mmu_lock")
         # in v3.4
         kvm_flush_remote_tlbs(kvm)
+    srcu_read_unlock(kvm, idx)
 
 
-def kvm_handle_memslot(kvm, slot, range):
+def kvm_handle_memslots(kvm, slots, range):
+    """mmu_lock is held.  True: something is left to flush."""
+    flush = False
+    range.on_lock(kvm, range)
+    for slot in kvm.memslots:
+        flush = kvm_handle_memslot(kvm, slots, slot, range) or flush
+    if range.flush_on_ret and flush and feature.flush_before_unlock:
+        kvm_flush_remote_tlbs(kvm)
+    return flush
+
+
+def kvm_handle_memslot(kvm, slots, slot, range):
     """The handler's call for one memslot: what of the range lies in it, as gfns."""
-    if range.handler is None:
+    if range.handler is None or memslot_state(slots, slot) == GONE:
         return False
     hva_start = max(range.start, slot.userspace_addr)
     hva_end = min(range.end, slot.userspace_addr + slot.npages)
@@ -116,7 +164,11 @@ def kvm_handle_memslot(kvm, slot, range):
         return False
     offset = slot.base_gfn - slot.userspace_addr
     gfn_range = KvmGfnRange(
-        slot=slot, start=hva_start + offset, end=hva_end + offset, arg_pte=range.pte
+        slot=slot,
+        start=hva_start + offset,
+        end=hva_end + offset,
+        invalid=memslot_state(slots, slot) == INVALID,
+        arg_pte=range.pte,
     )
     return range.handler(kvm, gfn_range)
 
@@ -182,8 +234,10 @@ def kvm_mmu_notifier_invalidate_page(kvm, addr):
 def kvm_change_spte_gfn(kvm, range):
     """Since commit 2230f9e1171a ("KVM: Avoid illegal stage2 mapping on invalid memory slot") in
     v6.4 a memslot that is being deleted is left alone."""
-    if feature.change_pte_skips_invalid_slot and range.slot.invalid:
-        return False
+    if range.invalid:
+        if feature.change_pte_skips_invalid_slot:
+            return False
+        cover(IN_INVALID_SLOT)
     old = kvm.spte[range.start]
     flush = kvm.arch.kvm_set_spte_gfn(kvm, range)
     observe_change_pte(kvm, old, kvm.spte[range.start], flush)
@@ -261,7 +315,7 @@ def hva_to_pfn(kvm, fault, writable):
 
 
 def gfn_to_hva(kvm, gfn):
-    """The scenarios have one memslot from gfn 0."""
+    """The memslots of the scenarios are next to each other, from gfn 0."""
     return gfn + kvm.memslots[0].userspace_addr
 
 
@@ -298,4 +352,88 @@ def vcpu_run(vcpu):
             trace("kvm_page_fault", gfn)
             permission = exit_reason == PERMISSION_FAULT
             fault = KvmPageFault(gfn=gfn, write=write, permission=permission)
-            kvm.arch.page_fault(vcpu, fault)
+            handle_exit(vcpu, fault)
+
+
+def handle_exit(vcpu, fault):
+    """A vCPU outside the guest is in kvm->srcu; until commit bc6678a33d9b ("KVM: introduce
+    kvm->srcu and convert kvm_set_memory_region to SRCU update") in v2.6.34 it held slots_lock."""
+    kvm = vcpu.kvm
+    if kvm.updates_memslots and not feature.memslots_srcu:
+        with read_lock(kvm.slots_lock):
+            handle_guest_fault(vcpu, fault)
+    else:
+        idx = srcu_read_lock(kvm)
+        handle_guest_fault(vcpu, fault)
+        srcu_read_unlock(kvm, idx)
+
+
+def handle_guest_fault(vcpu, fault):
+    """A gfn without a memslot is emulated by the VMM, and so is one whose memslot is being deleted
+    (KVM_PFN_NOSLOT, an error hva), where that fault is not retried."""
+    kvm = vcpu.kvm
+    state = gfn_to_memslot(kvm, kvm_memslots(kvm), fault.gfn)
+    if state == VALID:
+        kvm.arch.page_fault(vcpu, fault)
+    elif state == GONE or not feature.fault_retries_invalid_slot:
+        trace("kvm_mmio", fault.gfn)
+
+
+def kvm_swap_active_memslots(kvm, slots):
+    """Since commit 52ac8b358b0c ("KVM: Block memslot updates across range_start() and
+    range_end()") in v5.15 the memslots that start() sees are those that end() sees."""
+    if feature.mn_active_invalidate_count:
+        lock(kvm.mn_invalidate_lock)
+        while kvm.mn_active_invalidate_count != 0:
+            # rcuwait: woken by the last end()
+            unlock(kvm.mn_invalidate_lock)
+            wait_until(kvm.mn_active_invalidate_count == 0)
+            lock(kvm.mn_invalidate_lock)
+        kvm.active_memslots = slots
+        unlock(kvm.mn_invalidate_lock)
+    else:
+        kvm.active_memslots = slots
+    synchronize_srcu(kvm)
+
+
+def kvm_invalidate_memslot(kvm):
+    """No fault maps anything in the memslot from here on, and what they had mapped is zapped.
+    Windows still hit it: what they count and zap is as before."""
+    kvm_swap_active_memslots(kvm, INVALID)
+    kvm.arch.kvm_arch_flush_shadow_memslot(kvm, kvm.memslots[0])
+
+
+def kvm_delete_memslot(kvm):
+    if feature.memslots_srcu:
+        kvm_invalidate_memslot(kvm)
+        kvm_swap_active_memslots(kvm, GONE)
+    else:
+        # slots_lock keeps faults away
+        kvm.arch.kvm_arch_flush_shadow_memslot(kvm, kvm.memslots[0])
+        with write_lock(kvm.mmu_lock):
+            kvm.active_memslots = GONE
+
+
+def kvm_create_memslot(kvm):
+    if feature.memslots_srcu:
+        kvm_swap_active_memslots(kvm, VALID)
+    else:
+        with write_lock(kvm.mmu_lock):
+            kvm.active_memslots = VALID
+
+
+def kvm_set_memory_region(kvm, change):
+    """slots_lock is a mutex since v2.6.34."""
+    with write_lock(kvm.slots_lock):
+        if change == KVM_MR_DELETE:
+            kvm_delete_memslot(kvm)
+        else:
+            kvm_create_memslot(kvm)
+
+
+def kvm_vm_ioctl(kvm):
+    """KVM_SET_USER_MEMORY_REGION: the first memslot is deleted and created again, any number of
+    times."""
+    while True:
+        kvm_set_memory_region(kvm, KVM_MR_DELETE)
+        kvm_set_memory_region(kvm, KVM_MR_CREATE)

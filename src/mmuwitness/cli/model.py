@@ -1,75 +1,24 @@
-"""The command line: one verb, one layer.  Heavy imports stay inside the verbs.
-
-Exit codes: 0 holds, 1 violated, 2 usage, 3 inconclusive, 70 internal error.
-"""
+"""The verbs that explore and explain the model."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-USAGE, INTERNAL = 2, 70
-
-app = typer.Typer(
-    name="mmuwitness",
-    help="An executable, checkable model of Linux's MMU notifiers and KVM's secondary MMU.",
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+from mmuwitness.cli.common import (
+    ArchOption,
+    EraOption,
+    FeatureOption,
+    JsonOption,
+    Reporter,
+    kernel,
+    say,
 )
 
-EraOption = Annotated[str, typer.Option("--era", help="A kernel: v6.1, v6.1.192, v2.6.32 ...")]
-ArchOption = Annotated[str, typer.Option("--arch", help="A secondary MMU: see `list arches`.")]
-FeatureOption = Annotated[
-    list[str] | None,
-    typer.Option("--feature", help="+NAME puts a feature in, -NAME takes it out. Repeatable."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine output.")]
 
-
-def kernel(era: str, features: list[str] | None) -> Any:
-    from mmuwitness.model.era import Era
-
-    return Era(era, tuple(features or ()))
-
-
-def say(text: str) -> None:
-    typer.echo(text)
-
-
-class Reporter:
-    """One line on stderr, renewed, when it is a terminal and the work takes more than a second."""
-
-    def __init__(self) -> None:
-        self.shown = False
-
-    def line(self, text: str) -> None:
-        if sys.stderr.isatty():
-            self.shown = True
-            sys.stderr.write(f"\r\033[K{text}")
-            sys.stderr.flush()
-
-    def search(self, progress: Any) -> None:
-        if progress.seconds > 1:
-            self.line(
-                f"{progress.states:,} states, {progress.rate / 1e6:.1f} M/s, "
-                f"frontier {progress.frontier:,}, depth {progress.depth}"
-            )
-
-    def tasks(self, number: int, total: int) -> None:
-        self.line(f"{number} of {total} explored")
-
-    def close(self) -> None:
-        if self.shown:
-            sys.stderr.write("\r\033[K")
-
-
-@app.command()
 def verdict(
     question: Annotated[str, typer.Argument(help="change_pte")],
     arch: Annotated[list[str] | None, typer.Option("--arch", help="Only this arch.")] = None,
@@ -117,7 +66,6 @@ def witness_blocks(cells: Any) -> list[str]:
     ]
 
 
-@app.command()
 def check(
     scenario: Annotated[str, typer.Argument(help="See `list scenarios`.")],
     era: EraOption = "v7.3",
@@ -171,7 +119,6 @@ def check(
     raise typer.Exit(exit_code(found, asked))
 
 
-@app.command()
 def replay(
     schedule: Annotated[str, typer.Argument(help="The ID that check or verdict printed.")],
     every_line: Annotated[
@@ -188,7 +135,6 @@ def replay(
     say(timeline_text(wanted))
 
 
-@app.command("list")
 def list_names(
     kind: Annotated[
         str, typer.Argument(help="scenarios, claims, arches, eras, features, functions")
@@ -200,7 +146,6 @@ def list_names(
     say(list_text(kind))
 
 
-@app.command()
 def explain(
     name: Annotated[
         str, typer.Argument(help="A scenario, claim, arch, feature, kernel, function.")
@@ -217,36 +162,3 @@ def explain(
     from mmuwitness.report.explain import explain_text, steps_text
 
     say(steps_text(name, scenario, kernel(era, None), arch) if steps else explain_text(name))
-
-
-def guarded(run: Callable[[], None]) -> int:
-    """Run the command line; bad input is one clear message and exit code 2."""
-    from mmuwitness.process.errors import ProcessError
-
-    try:
-        run()
-    except (ValueError, ProcessError) as error:
-        typer.echo(f"mmuwitness: {error}", err=True)
-        return USAGE
-    except KeyboardInterrupt:
-        typer.echo("mmuwitness: interrupted", err=True)
-        return 3
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        typer.echo("mmuwitness: this is a defect of mmuwitness, not of what you asked", err=True)
-        return INTERNAL
-    return 0
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    sys.exit(guarded(app))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m mmuwitness`."""
+
+from mmuwitness.cli import main
+
+main()
