@@ -122,12 +122,10 @@ def test_a_deadlock_is_noted_where_it_is(tmp_path) -> None:
         assert info[1] == (owners == [1, 2])
 
 
-@pytest.mark.xfail(strict=True, reason="a lock that one process alone uses is left out")
 def test_a_process_alone_can_wait_for_itself(tmp_path) -> None:
     assert run(tmp_path, taking(A, A), "    pass\n").deadlock
 
 
-@pytest.mark.xfail(strict=True, reason="who has finished is in no circle")
 def test_a_wait_for_one_who_has_finished_is_a_deadlock(tmp_path) -> None:
     assert run(tmp_path, f"    lock({A[10:-1]})\n", taking(A), FOREVER).deadlock
 

@@ -15,22 +15,6 @@ Number = tuple[str, int, int]
 
 SCALARS: list[Number] = [("host.box.n", 0, 3), ("host.box.neg", -2, 1), ("host.box.one", 1, 3)]
 
-HAZARDS = {
-    "alias": "a name bound to a name, or to a field of a record, that changes later",
-    "leaving": "return, break or continue out of an atomic region under a lock taken around it",
-    "again": "a lock that its holder acquires again",
-    "bits": "& | ^ and >> of numbers that may be negative",
-    "checks": "a local, a field of a record or a part of a value that may be out of range",
-    "truth": "the truth of a value struct or of a snapshot",
-    "needs": "a claim that needs a lock free which is left out of the program",
-    "handles": "an index below zero or too large that selects an instance",
-    "returns": "a for loop that never ends by itself, at the end of a function with a result",
-    "places": "an array that is followed through None",
-    "never": "a call of a function that does not return, as part of an expression",
-    "ghosts": "a ghost update that may be out of range",
-}
-"""Constructs that a program can be written without."""
-
 
 @dataclass(frozen=True)
 class Scope:
@@ -70,10 +54,10 @@ class Helper:
 
 
 class Expressions:
-    """Writes expressions.  allowed: hazards that the program may have."""
+    """Writes expressions.  length: of the arrays named arr."""
 
-    def __init__(self, rng: Random, allowed: frozenset[str], length: int) -> None:
-        self.rng, self.allowed, self.length = rng, allowed, length
+    def __init__(self, rng: Random, length: int) -> None:
+        self.rng, self.length = rng, length
         self.helpers: list[Helper] = []
         self.locks: set[str] = set()
 
@@ -104,29 +88,23 @@ class Expressions:
         if self.chance(50):
             parts.append(f"odd={self.truth(scope, depth - 1)}")
         if self.chance(60):
-            parts.append(f"n={self.fit(self.number(scope, depth - 1), -1, 2, 'checks')}")
+            parts.append(f"n={self.fit(self.number(scope, depth - 1), -1, 2)}")
         if self.chance(40):
             parts.append(f"item={self.maybe(scope)}")
         made = "Leaf" if self.chance(50) else f"{self.pick(plain)}.replace"
         return f"{made}({', '.join(parts)})"
 
-    def fit(self, value: Number, lo: int, hi: int, hazard: str = "") -> str:
+    def fit(self, value: Number, lo: int, hi: int) -> str:
         """A number as one of lo..hi; sometimes the check at run time is left to find it is not."""
         text, low, high = value
         if lo <= low and high <= hi:
             return text
-        if (not hazard or hazard in self.allowed) and self.chance(10):
+        if self.chance(10):
             return text
         if lo == 0 <= low and hi == 3 and self.chance(40):
             return f"{text} & 3"
         text = text if low >= lo else f"max({text}, {lo})"
         return text if high <= hi else f"min({text}, {hi})"
-
-    def copy(self, value: Number) -> Number:
-        """A number to be kept: names and fields of records are computed with, for they change."""
-        text, low, high = value
-        plain = text.isidentifier() or text.startswith("rec")
-        return value if not plain or "alias" in self.allowed else (f"{text} + 0", low, high)
 
     def index(self, scope: Scope) -> str:
         """An index into an array: near its start, or near its end."""
@@ -155,7 +133,6 @@ class Expressions:
         a, low, high = self.number(scope, depth - 1)
         b, lower, higher = self.number(scope, depth - 1)
         lowest, highest = min(low, lower), max(high, higher)
-        bits = "bits" in self.allowed or lowest >= 0
         which = self.rng.randrange(10)
         if which == 0:
             return f"({a} + {b})", low + lower, high + higher
@@ -167,9 +144,9 @@ class Expressions:
             return f"max({a}, {b})", max(low, lower), highest
         if which == 4:
             return f"({a} if {self.truth(scope, depth - 1)} else {b})", lowest, highest
-        if which == 5 and bits and lowest >= -8 and highest <= 7:
+        if which == 5 and lowest >= -8 and highest <= 7:
             return f"({a} {self.pick('&|^')} {b})", 0 if lowest >= 0 else -8, 7
-        if which == 6 and bits:
+        if which == 6:
             return f"({a} >> 1)", low >> 1, high >> 1
         if which == 7:
             return f"(-{a})", -high, -low
@@ -193,8 +170,6 @@ class Expressions:
             snaps = [*scope.snaps, *(f"{r}.seen" for r in scope.records)]
             if not snaps:
                 return "host.box.flag"
-            if "truth" in self.allowed and self.chance(10):
-                return str(self.pick(snaps))
             return f"host.box.seq {self.pick(['==', '!='])} {self.pick(snaps)}"
         a, b = self.truth(scope, depth - 1), self.truth(scope, depth - 1)
         if which <= 9:
@@ -204,8 +179,6 @@ class Expressions:
         if which == 11:
             return f"(({a}) == ({b}))"
         if which == 12:
-            if "truth" in self.allowed and self.chance(10):
-                return f"(not {self.leaf(scope, 0)})"
             return f"({self.leaf(scope, 1)} {self.pick(['==', '!='])} {self.leaf(scope, 0)})"
         if which == 13:
             return self.call(scope, "truth") or a
@@ -218,7 +191,7 @@ class Expressions:
             for h in self.helpers
             if h.result == result
             and (h.pure or not scope.region)
-            and (not h.locks & scope.held or "again" in self.allowed)
+            and (not h.locks & scope.held or self.chance(3))
             and (not h.record or scope.records)
         ]
         if not scope.calls or not fitting:
@@ -227,7 +200,7 @@ class Expressions:
         self.locks |= helper.locks
         arguments = ["host"]
         if self.chance(70):
-            number = self.fit(self.copy(self.atom(scope)), 0, 3, "checks")
+            number = self.fit(self.atom(scope), 0, 3)
             arguments.append(number if self.chance(70) else f"x={number}")
         if helper.record:
             arguments.append(f"rec={self.pick(scope.records)}")

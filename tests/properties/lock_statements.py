@@ -21,7 +21,7 @@ class LockStatements:
     rng: Any
 
     def free_locks(self, scope: Scope) -> list[str]:
-        again = "again" in self.allowed and self.chance(10)
+        again = self.chance(3)
         return [lk for lk in self.usual if again or lock_field(lk) not in scope.held]
 
     def holding(self, scope: Scope, taken: str, manual: bool = False) -> Scope:
@@ -52,7 +52,7 @@ class LockStatements:
         if "Item.lk" in scope.held:
             return self.s_field(scope)
         name = self.name("h")
-        first = f"host.items[{self.fit(self.number(scope, 0), 0, 1, 'handles')}]"
+        first = f"host.items[{self.fit(self.number(scope, 0), 0, 1)}]"
         self.put(f"{name} = {first}")
         with self.block(f"with spin_lock({name}.lk):"):
             if self.chance(40):

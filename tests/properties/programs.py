@@ -35,8 +35,8 @@ class Text:
 class Writer(LockStatements, Expressions):
     """Writes one program.  fuel: about how many statements are left."""
 
-    def __init__(self, rng: Random, allowed: frozenset[str] = frozenset()) -> None:
-        super().__init__(rng, allowed, 2 if rng.randrange(100) < 75 else 40)
+    def __init__(self, rng: Random) -> None:
+        super().__init__(rng, 2 if rng.randrange(100) < 75 else 40)
         self.lines: list[str] = []
         self.indent, self.names, self.fuel, self.seen = 0, 0, 0, 0
         # Some programs are about few fields and locks, some about locals; they note what they see.
@@ -110,8 +110,6 @@ class Writer(LockStatements, Expressions):
         record, pure = self.chance(30), self.chance(50) and result != "grab"
         self.fuel, self.locks = self.rng.randrange(6 if self.personal else 4), set()
         scope = Scope(ints=(("x", 0, 3),), region=pure, result=result)
-        if record:
-            record = result in ("none", "pair") or "alias" in self.allowed
         if record:
             scope = scope.add("records", "rec")
         defaults = f", x={self.rng.randrange(3)}" + (", rec=None" if record else "")
@@ -212,7 +210,7 @@ class Writer(LockStatements, Expressions):
         return scope
 
     def s_array(self, scope: Scope) -> Scope:
-        of = "host.box" if self.chance(60) else self.handle(scope, "places" in self.allowed)
+        of = "host.box" if self.chance(60) else self.handle(scope)
         if self.chance(25):
             name = self.name("arr")
             self.put(f"{name} = {of}.arr")
@@ -248,11 +246,11 @@ class Writer(LockStatements, Expressions):
             return scope.add("leaves", name)
         name = self.name("v")
         some = [*self.local(scope), self.number(scope, 2)]
-        value, low, high = self.copy(self.pick(some))
+        value, low, high = self.pick(some)
         if self.chance(50):
             self.put(f"{name} = {value}")
             return scope.add("ints", (name, low, high))
-        self.put(f"{name}: Bounded(0, 3) = {self.fit((value, low, high), 0, 3, 'checks')}")
+        self.put(f"{name}: Bounded(0, 3) = {self.fit((value, low, high), 0, 3)}")
         return scope.add("mutable", (name, 0, 3))
 
     def s_change(self, scope: Scope) -> Scope:
@@ -264,23 +262,22 @@ class Writer(LockStatements, Expressions):
             with self.block(f"if {name} < {hi}:"):
                 self.put(f"{name} += 1")
         else:
-            value = self.fit(self.copy(self.number(scope, 2)), lo, hi, "checks")
+            value = self.fit(self.number(scope, 2), lo, hi)
             self.put(f"{name} = {value}")
         return scope
 
     def s_chain(self, scope: Scope) -> Scope:
         """One value for two targets, or two values at once."""
         name = self.name("v")
-        value, low, high = self.copy(self.number(scope, 1))
+        value, low, high = self.number(scope, 1)
         if self.chance(40):
             self.put(f"{name} = host.box.n = {self.fit((value, low, high), 0, 3)}")
             return scope.add("ints", (name, 0, 3))
         if scope.mutable and self.chance(60):
             (a, *_), (b, *_) = self.pick(scope.mutable), self.pick(scope.mutable)
-            plus = "" if "alias" in self.allowed else " + 0"
-            self.put(f"{a}, {b} = {b}{plus}, {a}{plus}")
+            self.put(f"{a}, {b} = {b}, {a}")
             return scope
-        other = self.fit(self.copy(self.number(scope, 1)), 0, 3)
+        other = self.fit(self.number(scope, 1), 0, 3)
         self.put(f"{name}, host.box.n = {value}, {other}")
         return scope.add("ints", (name, low, high))
 
@@ -292,8 +289,7 @@ class Writer(LockStatements, Expressions):
             return scope
         if which == 1:
             name = self.name("h")
-            hazard = "handles"
-            self.put(f"{name} = host.items[{self.fit(self.number(scope, 1), 0, 1, hazard)}]")
+            self.put(f"{name} = host.items[{self.fit(self.number(scope, 1), 0, 1)}]")
             return scope.add("items", name)
         name = self.name("m")
         self.put(f"{name} = {self.pick(['host.box.item', 'host.box.leaf.item'])}")
@@ -310,14 +306,14 @@ class Writer(LockStatements, Expressions):
     def s_record(self, scope: Scope) -> Scope:
         if not scope.records or self.chance(40):
             name = self.name("rec")
-            value = self.fit(self.copy(self.atom(scope)), 0, 3, "checks")
+            value = self.fit(self.atom(scope), 0, 3)
             parts = ["", f"a={value}", "seen=host.box.seq.snapshot()"]
             self.put(f"{name} = Rec({self.pick(parts)})")
             return scope.add("records", name)
         record = self.pick(scope.records)
         which = self.rng.randrange(3)
         if which == 0:
-            self.put(f"{record}.a = {self.fit(self.number(scope, 1), 0, 3, 'checks')}")
+            self.put(f"{record}.a = {self.fit(self.number(scope, 1), 0, 3)}")
         elif which == 1:
             self.put(f"{record}.seen = host.box.seq.snapshot()")
         else:
@@ -326,7 +322,7 @@ class Writer(LockStatements, Expressions):
 
     def s_ghost(self, scope: Scope) -> Scope:
         value = self.number(replace(scope, calls=False), 1)
-        self.put(f"host.box.ghost = {self.fit(value, 0, 3, 'ghosts')}")
+        self.put(f"host.box.ghost = {self.fit(value, 0, 3)}")
         return scope
 
     def s_cover(self, scope: Scope) -> Scope:
@@ -377,7 +373,7 @@ class Writer(LockStatements, Expressions):
 
     def s_while(self, scope: Scope) -> Scope:
         inside = replace(scope, loop=True, loop_held=False)
-        if self.chance(70) or not (scope.result == "none" or "never" in self.allowed):
+        if self.chance(80):
             name = self.name("k")
             self.put(f"{name}: Bounded(0, 2) = 0")
             with self.block(f"while {name} < {1 + self.rng.randrange(2)}:"):
@@ -390,17 +386,16 @@ class Writer(LockStatements, Expressions):
 
     def s_leave(self, scope: Scope) -> Scope | None:
         """break, continue or return; rarely without a condition."""
-        risky = scope.region and "leaving" not in self.allowed
         ways = []
-        if scope.loop and not scope.manual and not (risky and scope.loop_held):
+        if scope.loop and not scope.manual and not (scope.region and scope.loop_held):
             ways += ["break", "continue"]
-        if not scope.manual and not (risky and scope.any_held):
+        if not scope.manual and not (scope.region and scope.any_held):
             ways.append("return")
         if not ways:
             return self.s_field(scope)
         way = self.pick(ways)
         text = self.returned(scope) if way == "return" else way
-        if self.chance(15 if way != "return" or "returns" in self.allowed else 0):
+        if self.chance(15):
             self.put(text)
             return None
         with self.block(f"if {self.truth(scope, 1)}:"):
@@ -410,7 +405,7 @@ class Writer(LockStatements, Expressions):
     def returned(self, scope: Scope) -> str:
         if scope.result == "none":
             return "return"
-        number = self.fit(self.number(scope, 1), -1, 3, "checks")
+        number = self.fit(self.number(scope, 1), -1, 3)
         if scope.result == "number":
             return f"return {number}"
         if scope.result == "truth":

@@ -21,34 +21,22 @@ from tests.process.worlds import Explored, SmallHost, TooLarge, explored, load, 
 from tests.properties.agreement import assert_verdicts_agree
 from tests.properties.programs import GHOST_CLAIM, Text, Writer
 
-ALLOWED: frozenset[str] = frozenset()
-"""Of `expressions.HAZARDS`: constructs over which the executors are known to differ, and that
-are left out therefore.  tests/process/test_folding.py has an example of each."""
-
 STATES_MAX = 300
 
 KNOWN_NOW = ("this is always", "is outside")
 """What folding may say of a random program: a test or a value turned out to be a constant."""
 
 programs = st.builds(
-    lambda rng, fuel: Writer(rng, ALLOWED).program(fuel),
+    lambda rng, fuel: Writer(rng).program(fuel),
     st.one_of(st.randoms(use_true_random=False), st.integers(0, 2**40).map(Random)),
     st.sampled_from([10, 16, 24, 32]),
 )
 
 
 def hosts_of(text: Text, directory: Path) -> Callable[[], SmallHost]:
-    """What makes hosts of a program.  A claim that needs a lock which is left out is left out."""
+    """What makes hosts of a program."""
     module = load(directory, text.source)
-    program = fold(SmallHost(module, text.claims))
-    missing = {name for name in ("lk", "rw") if f"Box.{name}" not in program.layout.elements}
-
-    def make() -> SmallHost:
-        host = SmallHost(module, text.claims)
-        host.claims = [claim for claim in host.claims if not missing & set(claim.locks)]
-        return host
-
-    return make
+    return lambda: SmallHost(module, text.claims)
 
 
 def folded(text: Text, directory: Path) -> tuple[Callable[[], SmallHost], Program, Program] | None:
@@ -113,7 +101,7 @@ def test_the_programs_are_worth_it(tmp_path: Path) -> None:
     """Most can be folded and are small; deadlocks, errors and broken claims are among them."""
     seen = {"small": 0, "deadlock": 0, "violated": 0, "wrong": 0, "marks": 0, "wide": 0}
     for seed in range(100):
-        made = folded(Writer(Random(seed), ALLOWED).program(24), tmp_path)
+        made = folded(Writer(Random(seed)).program(24), tmp_path)
         graph = small(made[1], STATES_MAX) if made else None
         if graph is None:
             continue

@@ -14,7 +14,17 @@ from functools import cache
 from typing import Any
 
 from mmuwitness.model.primitives import FeatureNames
-from mmuwitness.model.state import LockState, RangeError, SequenceState, SnapshotValue
+from mmuwitness.model.state import (
+    Cells,
+    Kind,
+    Local,
+    LockState,
+    RangeError,
+    SequenceState,
+    SnapshotValue,
+    Value,
+    check,
+)
 from mmuwitness.process.ir import Context, Reg
 from mmuwitness.process.language import qualified_name
 from mmuwitness.process.layout import Layout, codes_of
@@ -97,12 +107,14 @@ class ReplayProcess:
         self.twins = twins_of(replay.program)
         self.steps = replay.program.steps[pid]
         self.stack: list[tuple[int, int]] = []
+        self.bases: list[Context] = []
         self.frames: dict[Context, Any] = {}
         self.sites = self.twins.sites[pid]
         self.pc = 0
         self.choices = 0
         self.waits_for = 0
         spec = replay.host.processes[pid]
+        self.declared = self.steps.process.declared
         self.generator = self.call(-1, spec.function, spec.arguments, {})
         self.stack.clear()
         if self.steps.boundaries[0].site is not None:
@@ -146,10 +158,10 @@ class ReplayProcess:
         if isinstance(function, types.MethodType):
             arguments = (function.__self__, *arguments)
             function = function.__func__
-            if getattr(function, "__name__", "") == "replace":
-                return function(*arguments, **keywords)
+            if function is Value.replace:
+                return self.checked(function(*arguments, **keywords))
         if not isinstance(function, types.FunctionType):
-            return function(*arguments, **keywords)
+            return self.checked(function(*arguments, **keywords))
         depth = len(self.stack)
         if number >= 0:
             self.stack.append((number, -1))
@@ -157,11 +169,43 @@ class ReplayProcess:
         generator = self.twins.twin(function)(*arguments, **keywords)
         outer = self.frames.get(context)
         self.frames[context] = generator
+        self.bases.append(context)
         result = yield from generator
+        self.bases.pop()
         del self.stack[depth:]
         if outer is None:
             del self.frames[context]
         return result
+
+    def checked(self, made: Any) -> Any:
+        """A new value or record, of which every part is in its range."""
+        if isinstance(made, Value | Local):
+            for part, kind in made.kinds.items():
+                self.check(kind, getattr(made, part), f"{type(made).__name__}.{part}")
+        return made
+
+    def check(self, kind: Kind, value: Any, what: str) -> None:
+        if not isinstance(value, SnapshotValue):
+            check(kind, value, self.replay.host.world.sizes, what)
+
+    def at(self, items: Any, index: Any) -> Any:
+        """items[index]; unlike Python's, an index does not count from the end."""
+        if isinstance(items, list | tuple) and not 0 <= index < len(items):
+            raise RangeError(f"index: {index} is outside 0..{len(items) - 1}")
+        return items[index]
+
+    def fit(self, local: str, value: Any) -> Any:
+        """A value for a local that has a declared range."""
+        kind = self.declared.get((self.bases[-1], local))
+        if kind is not None:  # its declaration was folded, too
+            self.check(kind, value, local)
+        return value
+
+    def store(self, of: Any, name: str, value: Any) -> None:
+        """of.name = value: shared state checks itself, a record is checked here."""
+        if isinstance(of, Local):
+            self.check(of.kinds[name], value, f"{type(of).__name__}.{name}")
+        setattr(of, name, value)
 
     def choose(self, number: int, n: int) -> Generator[Any, Any, int]:
         if n == 1:
@@ -245,16 +289,20 @@ class Replay:
 
     def __init__(self, program: Program, make_host: Callable[[], Any]) -> None:
         self.program, self.host = program, make_host()
+        self.host.world.ghosts = bool(program.claims)
         self.covered: set[str] = set()
         self.traced: list[tuple[int, str, tuple[Any, ...]]] = []
         count = len(self.host.processes)
         self.processes = [ReplayProcess(self, pid) for pid in range(count)]
 
     def step(self, pid: int, choice: int) -> bool:
-        """One step of a process; False if it is disabled.  ModelError if the model goes wrong."""
+        """One step of a process; False if it is disabled or the process has finished.  ModelError
+        if the model goes wrong."""
         process = self.processes[pid]
         self.covered.clear()
         self.traced.clear()
+        if process.done:
+            return False
         return process.run(choice if process.choices else None)
 
     def choices(self, pid: int) -> int:
@@ -292,6 +340,8 @@ def put_shared(layout: Layout, world: Any, words: list[int]) -> None:
 def encode(reg: Reg, value: Any, sizes: dict[str, int]) -> int:
     if isinstance(value, SnapshotValue):
         return int(value.fresh)
-    if isinstance(value, LockState):
+    if isinstance(value, LockState | Cells):
         return int(value.holder.index) + 1
+    if isinstance(value, SequenceState):
+        return 1  # of the only instance
     return reg.kind.encode(value, sizes)

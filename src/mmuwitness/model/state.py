@@ -44,6 +44,14 @@ class Kind:
         return (self.hi(sizes) - self.lo).bit_length()
 
 
+def check(kind: Kind, value: Any, sizes: dict[str, int], what: str) -> None:
+    """RangeError that begins with `what` if the value is outside the kind's range."""
+    try:
+        kind.encode(value, sizes)
+    except RangeError as error:
+        raise RangeError(f"{what}: {error}") from None
+
+
 class Bool(Kind):
     def hi(self, sizes: dict[str, int]) -> int:
         return 1
@@ -59,13 +67,16 @@ class Bounded(Kind):
     """An integer in lo..hi, both included; `hi` may name a size of the world."""
 
     def __init__(self, lo: int, hi: int | str) -> None:
+        if isinstance(hi, int) and hi < lo:
+            raise ValueError(f"Bounded({lo}, {hi}) has no values")
         self.lo, self._hi = lo, hi
 
     def hi(self, sizes: dict[str, int]) -> int:
         return sizes[self._hi] if isinstance(self._hi, str) else self._hi
 
     def default(self) -> int:
-        return max(self.lo, 0)
+        """0, or the end of the range that is nearest to it."""
+        return max(self.lo, min(self._hi, 0) if isinstance(self._hi, int) else 0)
 
 
 class Ref(Kind):
@@ -238,6 +249,8 @@ class Field:
     ) -> None:
         if isinstance(kind, type) and issubclass(kind, Value):
             kind = OfValue(kind)
+        if array is not None and isinstance(kind, Lock | Sequence):
+            raise ValueError("a lock or a sequence is one field: give each object its own")
         self.kind, self.array, self.guarded_by, self.ghost = kind, array, guarded_by, ghost
         self.struct = self.name = ""
 
@@ -253,28 +266,26 @@ class Field:
             return 1
         return sizes[self.array] if isinstance(self.array, str) else self.array
 
-    def check(self, value: Any, sizes: dict[str, int]) -> Any:
-        try:
-            self.kind.encode(value, sizes)
-        except RangeError as error:
-            raise RangeError(f"{self.key}: {error}") from None
-        return value
+    def check(self, value: Any, sizes: dict[str, int]) -> None:
+        check(self.kind, value, sizes, self.key)
 
     def __get__(self, obj: Any, owner: type | None = None) -> Any:
         return self if obj is None else obj.cells[self.name]
 
     def __set__(self, obj: Any, value: Any) -> None:
-        obj.cells[self.name] = self.check(value, obj.world.sizes)
+        if obj.world.keeps(self):
+            self.check(value, obj.world.sizes)
+            obj.cells[self.name] = value
 
 
 class Cells:
-    """An array field in replay: a fixed list whose stores are checked."""
+    """An array field of an instance in replay: a fixed list whose stores are checked."""
 
-    __slots__ = ("field", "items", "sizes")
+    __slots__ = ("field", "holder", "items")
 
-    def __init__(self, field: Field, sizes: dict[str, int]) -> None:
-        self.field, self.sizes = field, sizes
-        self.items = [field.kind.default() for _ in range(field.length(sizes))]
+    def __init__(self, field: Field, holder: Any) -> None:
+        self.field, self.holder = field, holder
+        self.items = [field.kind.default() for _ in range(field.length(holder.world.sizes))]
 
     def __getitem__(self, index: int) -> Any:
         if not 0 <= index < len(self.items):
@@ -284,7 +295,9 @@ class Cells:
     def __setitem__(self, index: int, value: Any) -> None:
         if not 0 <= index < len(self.items):
             raise RangeError(f"{self.field.key}[{index}]: no such element")
-        self.items[index] = self.field.check(value, self.sizes)
+        if self.holder.world.keeps(self.field):
+            self.field.check(value, self.holder.world.sizes)
+            self.items[index] = value
 
     def __len__(self) -> int:
         return len(self.items)
@@ -313,7 +326,7 @@ class Struct:
             return LockState(field.key, self)
         if isinstance(field.kind, Sequence):
             return SequenceState()
-        return field.kind.default() if field.array is None else Cells(field, self.world.sizes)
+        return field.kind.default() if field.array is None else Cells(field, self)
 
     def __repr__(self) -> str:
         single = len(self.world.instances(type(self).__name__)) == 1
@@ -344,6 +357,7 @@ class World:
 
     def __init__(self, **sizes: int) -> None:
         self.sizes: dict[str, int] = dict(sizes)
+        self.ghosts = True
         self._instances: dict[str, list[Any]] = {}
 
     def add(self, cls: type[Any], count: int = 1, **constants: Any) -> list[Any]:
@@ -354,6 +368,10 @@ class World:
         for index in range(count):
             made.append(cls(self, index, **constants))
         return made
+
+    def keeps(self, field: Field) -> bool:
+        """False for ghost state where no claim looks at it: stores to it are left out."""
+        return self.ghosts or not field.ghost
 
     def checkpoint(self) -> list[dict[str, Any]]:
         """The state of every instance, to be given to `restore`.  No lock may be held."""

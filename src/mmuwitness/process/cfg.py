@@ -10,12 +10,12 @@ from __future__ import annotations
 import ast
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from mmuwitness.model.primitives import Primitive
-from mmuwitness.model.state import Kind, Local, OfValue, Value, World
-from mmuwitness.process import calls
-from mmuwitness.process.errors import ProcessError
+from mmuwitness.model.state import Kind, World
+from mmuwitness.process import calls, operators
 from mmuwitness.process.ir import (
     Block,
     Context,
@@ -26,8 +26,8 @@ from mmuwitness.process.ir import (
     reachable_blocks,
 )
 from mmuwitness.process.language import Source, number_of, qualified_name, source_of
-from mmuwitness.process.statements import Loop, Statements
-from mmuwitness.process.values import Bound, Const, Dyn, Folded, Many, Place, Record
+from mmuwitness.process.statements import Loop, NeverReturns, Statements
+from mmuwitness.process.values import Const, Dyn, Folded, Many, Place, Record
 
 DEPTH_MAX = 40
 PASSES_MAX = 8
@@ -39,6 +39,7 @@ class Frame:
     def __init__(self, source: Source, context: Context, region: int, serial: int) -> None:
         self.serial = serial
         self.source, self.region = source, region
+        self.text = source  # where the syntax that is folded stands: arguments are the caller's
         self.base = self.context = context  # `context` grows inside an unrolled loop
         self.variables = set(source.variables)
         self.names: dict[str, Folded | None] = dict.fromkeys(self.variables)
@@ -63,35 +64,42 @@ class Builder(Statements):
         world: World,
         has_feature: Callable[[str], bool],
         overrides: dict[str, types.FunctionType],
+        is_claim: bool = False,
     ) -> None:
+        self.is_claim = is_claim
         self.world, self.has_feature, self.overrides = world, has_feature, overrides
         self.functions: set[str] = set()
         self.variable_kinds: dict[tuple[Context, str], Kind] = {}
         self.declared: set[tuple[Context, str]] = set()
         self.assigned_fields: set[tuple[type, str]] = set()
-        self.grew = ""
-        self.region_count = 0
+        self.grew: tuple[str, Frame, ast.AST] | None = None
+        self.region_count = self.effects = 0
+        self.kept: set[tuple[Context, int]] = set()
+        self.statement: ast.expr | None = None
 
     def build(self, name: str, pid: int, function: Any, arguments: tuple[Any, ...]) -> Process:
         """The process `function(*arguments)`; repeated until the ranges of locals are stable."""
+        values: list[Folded] = [Const(a) for a in arguments]
         for _ in range(PASSES_MAX):
-            self.grew = ""
+            self.grew, self.stored = None, list[Reg]()
             self.registers: dict[tuple[Context, str], Reg] = {}
             self.block = entry = Block()
-            values: list[Folded] = [Const(a) for a in arguments]
             source = source_of(self.resolve(function))
             self.serial = 0
             self.block.assigned = frozenset()
             self.frame = Frame(source, (), 0, 0)
-            self.result = self.inline(source, (), values, {}, source.tree)
-            if self.block.end is None:
+            with suppress(NeverReturns):
+                self.result = self.inline(source, (), values, {}, source.tree)
                 self.block.end = ("done",)
-            if not self.grew:
+            if self.grew is None:
                 process = Process(name, pid, entry, reachable_blocks(entry))
                 process.functions = self.functions
+                process.declared = {key: self.variable_kinds[key] for key in self.declared}
                 return process
-        hint = f"give it a range: `{self.grew}: Bounded(lo, hi) = ...`"
-        raise ProcessError(f"{self.grew} grows without bound in a loop of {name}", None, hint)
+        assert self.grew is not None
+        local, frame, node = self.grew
+        hint = f"give it a range: `{local}: Bounded(lo, hi) = ...`"
+        raise frame.text.error(f"{local} grows without bound in a loop of {name}", node, hint)
 
     def resolve(self, function: Any) -> types.FunctionType:
         """The function that stands under this one's qualified name."""
@@ -101,14 +109,17 @@ class Builder(Statements):
         return found
 
     def register(self, context: Context, name: str, kind: Kind) -> Reg:
-        reg = self.registers.get((context, name))
-        if reg is None:
-            reg = self.registers[context, name] = Reg(context, name, kind)
-            return reg
-        joined = join_kinds(reg.kind, kind, self.world.sizes)
-        if joined is not None:
-            reg.kind = joined
-        return reg
+        """The register of a name; iterations of an unrolled loop share it if its kinds join."""
+        for key in ((context, name), (self.frame.context, name)):
+            reg = self.registers.get(key)
+            if reg is None:
+                reg = self.registers[key] = Reg(context, name, kind)
+                return reg
+            joined = join_kinds(reg.kind, kind, self.world.sizes)
+            if joined is not None:
+                reg.kind = joined
+                return reg
+        raise AssertionError(f"{name} has values of two kinds")
 
     # -- calls -----------------------------------------------------------------------------
 
@@ -133,8 +144,7 @@ class Builder(Statements):
             self.leave(Const(None))
         self.frame = caller
         if not frame.result:
-            self.unreachable()
-            return Const(None)
+            raise NeverReturns
         return self.join_results(frame.result, Block(), node)
 
     def unreachable(self) -> None:
@@ -148,17 +158,19 @@ class Builder(Statements):
         defaults = dict(zip(reversed(names), reversed(arguments.defaults), strict=False))
         unknown = [n for n in given if n not in names]
         missing = [n for n in names if n not in given and n not in defaults]
-        if len(values) > len(names) or unknown or missing:
+        twice = [n for n in names[: len(values)] if n in keywords]
+        if len(values) > len(names) or unknown or missing or twice:
             problem = f"{frame.source.tree.name}() takes ({', '.join(names)})"
             raise self.error(problem, node)
         caller, self.frame = self.frame, frame
         for name in names:
-            default = defaults.get(name)
-            value = given[name] if name in given else self.expr(default)  # type: ignore[arg-type]
+            frame.text = caller.text if name in given else frame.source
+            value = given[name] if name in given else self.expr(defaults[name])
             if name in frame.variables:
-                self.assign_variable(name, value, node)
+                self.assign_variable(name, value, node if name in given else defaults[name])
             else:
                 frame.names[name] = value
+        frame.text = frame.source
         self.frame = caller
 
     def join_results(self, results: Any, after: Block, node: ast.AST) -> Folded:
@@ -183,6 +195,9 @@ class Builder(Statements):
             )
         if all(same_constant(v, first) for v in values):
             return first
+        if isinstance(first, Place) and isinstance(first.of, Reg):
+            hint = "return the object, and name its field in the caller"
+            raise self.error("a field of a handle cannot be returned", node, hint)
         if isinstance(first, Record):
             hint = "make it in the caller and pass it down"
             raise self.error("a record cannot be returned", node, hint)
@@ -227,24 +242,22 @@ class Builder(Statements):
         callee = self.expr(node.func)
         if isinstance(callee, Const) and isinstance(callee.value, Primitive):
             return calls.primitive(self, callee.value, node)
-        values = [self.expr(a) for a in node.args]
-        keywords = {k.arg: self.expr(k.value) for k in node.keywords if k.arg}
-        if isinstance(callee, Bound):
-            return calls.method(self, callee, values, keywords, node)
-        if not isinstance(callee, Const):
-            raise self.error("this cannot be called", node)
-        function = callee.value
+        given = [*node.args, *(k.value for k in node.keywords)]
+        values = given_values = self.exprs(*given)
+        function = callee.value if isinstance(callee, Const) else None
+        self_argument = []
         if isinstance(function, types.MethodType):
-            values.insert(0, Const(function.__self__))
-            function = function.__func__
-        if isinstance(function, types.FunctionType):
-            context = (*self.frame.context, (number_of(node), -1))
-            return self.inline(source_of(self.resolve(function)), context, values, keywords, node)
-        if isinstance(function, type) and issubclass(function, Value):
-            return self.build_value(Const(function()), function, keywords, node)
-        if isinstance(function, type) and issubclass(function, Local):
-            return self.make_record(function, keywords, node)
-        return calls.builtin(self, function, values, node)
+            self_argument, function = [Const(function.__self__)], function.__func__
+        before, count = len(self.stored), len(node.args)
+        keywords = {str(k.arg): v for k, v in zip(node.keywords, values[count:], strict=True)}
+        positional = [*self_argument, *values[:count]]
+        if not isinstance(function, types.FunctionType):
+            return calls.other(self, callee, positional, keywords, node)
+        context = (*self.frame.context, (number_of(node), -1))
+        source = source_of(self.resolve(function))
+        result = self.inline(source, context, positional, keywords, node)
+        self.keep_stored(given_values, given, before)
+        return result
 
     # -- conditions ------------------------------------------------------------------------
 
@@ -256,13 +269,10 @@ class Builder(Statements):
             known = self.condition(node.operand, no, yes)
             return None if known is None else not known
         value = self.expr(node)
-        if isinstance(value, Const):
-            return bool(value.value)
-        if isinstance(value, Record | Place | Many | Bound):
-            return True
+        known = operators.truth(self, value, node)
+        if known is not None:
+            return known
         assert isinstance(value, Dyn)
-        if isinstance(value.kind, OfValue):
-            raise self.error("a value struct is neither true nor false", node)
         self.block.end = ("branch", value.reg, yes, no)
         return None
 
@@ -272,7 +282,12 @@ class Builder(Statements):
         for operand in node.values:
             following = Block()
             targets = (following, no) if conjunction else (yes, following)
-            known = self.condition(operand, *targets)
+            try:
+                known = self.condition(operand, *targets)
+            except NeverReturns:
+                if not branched:
+                    raise
+                return None
             if known is None:
                 branched = True
                 self.block = following
@@ -291,19 +306,23 @@ class Builder(Statements):
         known = self.condition(node, on_true, on_false)
         if known is not None:
             return Const(known)
-        return self.join_results([(yes, on_true), (no, on_false)], after, node)
+        ways: list[tuple[Folded, Block]] = [(yes, on_true), (no, on_false)]
+        return self.join_results([w for w in ways if w[1].reached], after, node)
 
     def expr_IfExp(self, node: ast.IfExp) -> Folded:
-        on_true, on_false, after = Block(), Block(), Block()
+        on_true, on_false = Block(), Block()
         known = self.condition(node.test, on_true, on_false)
         if known is not None:
             return self.expr(node.body if known else node.orelse)
-        self.block = on_true
-        first = self.expr(node.body)
-        on_true = self.block
-        self.block = on_false
-        second = self.expr(node.orelse)
-        return self.join_results([(first, on_true), (second, self.block)], after, node)
+        ways: list[tuple[Folded, Block]] = []
+        for self.block, arm in ((on_true, node.body), (on_false, node.orelse)):
+            with suppress(NeverReturns):
+                if self.block.reached:
+                    value = self.expr(arm)
+                    ways.append((value, self.block))
+        if not ways:
+            raise NeverReturns
+        return self.join_results(ways, Block(), node)
 
 
 def same_constant(a: Folded, b: Folded) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import builtins
 import operator
+from collections import abc
+from collections.abc import Iterator
 from typing import Any
 
 from mmuwitness.model.primitives import FeatureNames
@@ -23,36 +25,22 @@ from mmuwitness.model.state import (
     RangeError,
     Ref,
     Sequence,
-    Snapshot,
     Struct,
     Value,
     World,
 )
-from mmuwitness.process.ir import Block, Op, Operand, Reg, Site, kind_of_constant
+from mmuwitness.process import operators
+from mmuwitness.process.ir import Block, Context, Op, Operand, Reg, Site, kind_of_constant
 from mmuwitness.process.language import ALLOWED_EXPRESSIONS, number_of
 from mmuwitness.process.values import Bound, Const, Dyn, Folded, Many, Place, Record
 
-BINARY: dict[type, tuple[str, Any]] = {
-    ast.Add: ("add", operator.add),
-    ast.Sub: ("sub", operator.sub),
-    ast.Mult: ("mul", operator.mul),
-    ast.BitAnd: ("and", operator.and_),
-    ast.BitOr: ("or", operator.or_),
-    ast.BitXor: ("xor", operator.xor),
-    ast.LShift: ("shl", operator.lshift),
-    ast.RShift: ("lshr", operator.rshift),
-}
-COMPARE: dict[type, tuple[str, Any]] = {
-    ast.Eq: ("eq", operator.eq),
-    ast.NotEq: ("ne", operator.ne),
-    ast.Lt: ("lt", operator.lt),
-    ast.LtE: ("le", operator.le),
-    ast.Gt: ("gt", operator.gt),
-    ast.GtE: ("ge", operator.ge),
-    ast.Is: ("eq", operator.is_),
-    ast.IsNot: ("ne", operator.is_not),
-}
+IN_CLAIMS = {"mov", "bin", "load", "extract", "insert", "check"}
+"""What a claim is made of."""
 
+PURE = IN_CLAIMS | {"fresh", "loop"}
+"""What a test that waits is made of: operations that change nothing."""
+
+CANNOT_BE_ATOMIC = {"acquire", "release", "try", "wait", "choose"}
 
 EXPR_METHODS: dict[type[ast.expr], str] = {
     kind: f"expr_{kind.__name__}" for kind in ALLOWED_EXPRESSIONS
@@ -67,6 +55,11 @@ class Expressions:
     assigned_fields: set[tuple[type, str]]
     block: Block
     has_feature: Any
+    is_claim: bool
+    kept: set[tuple[Context, int]]  # operands that have to be copied
+    stored: list[Reg]  # fields of records, as they are assigned
+    grew: tuple[str, Any, ast.AST] | None
+    effects: int
 
     # -- emission --------------------------------------------------------------------------
 
@@ -74,10 +67,22 @@ class Expressions:
         return Site(self.frame.context, number_of(node) * 16 + sub)
 
     def emit(self, code: str, node: ast.AST, **parts: Any) -> Op:
-        op = Op(code, self.frame.source, node, **parts)
+        if code not in IN_CLAIMS:
+            self.refuse_here(code, node)
+            self.effects += code not in PURE
+        op = Op(code, self.frame.text, node, **parts)
         op.region = self.frame.region
         self.block.ops.append(op)
         return op
+
+    def refuse_here(self, code: str, node: ast.AST) -> None:
+        """An error if an operation cannot stand in the claim or the atomic region around it."""
+        if self.is_claim:
+            hint = "a claim reads state and does nothing else"
+            raise self.error(f"{code} cannot stand in a claim", node, hint)
+        if code in CANNOT_BE_ATOMIC and self.frame.region:
+            hint = "leave the region before the lock is dropped" if code == "release" else ""
+            raise self.error(f"{code} cannot stand in an atomic region", node, hint)
 
     def temp(self, node: ast.AST, kind: Kind, suffix: str = "") -> Reg:
         name = f"_t{number_of(node)}{suffix}"
@@ -87,7 +92,7 @@ class Expressions:
         raise NotImplementedError
 
     def error(self, message: str, node: ast.AST, hint: str = "") -> Exception:
-        return self.frame.source.error(message, node, hint)
+        return self.frame.text.error(message, node, hint)
 
     # -- coercion --------------------------------------------------------------------------
 
@@ -133,11 +138,45 @@ class Expressions:
     def expr(self, node: ast.expr) -> Folded:
         return getattr(self, EXPR_METHODS[type(node)])(node)
 
+    def exprs(self, *nodes: ast.expr) -> list[Folded]:
+        """Operands, left to right; each keeps the value it had before a call beside it."""
+        before = len(self.stored)
+        values = []
+        for node in nodes:
+            value = self.expr(node)
+            if self.kept and (self.frame.base, number_of(node)) in self.kept:
+                value = self.unaliased(value, node)
+            values.append(value)
+        self.keep_stored(values, nodes, before)
+        return values
+
+    def keep_stored(self, values: list[Folded], nodes: abc.Sequence[ast.expr], before: int) -> None:
+        """A field of a record that changes before its value is used is copied the next time."""
+        if len(self.stored) == before:
+            return
+        stored = self.stored[before:]
+        for value, node in zip(values, nodes, strict=True):
+            if any(reg in stored for reg in registers_of(value)):
+                self.kept.add((self.frame.base, number_of(node)))
+                self.grew = ("a field", self.frame, node)
+
+    def unaliased(self, value: Folded, node: ast.AST, suffix: str = "") -> Folded:
+        """The value that a variable, or a field of a record, has now."""
+        if isinstance(value, Many):
+            items = (self.unaliased(v, node, f"{suffix}[{i}]") for i, v in enumerate(value.items))
+            return Many(tuple(items))
+        reg = next(registers_of(value), None)
+        if reg is None or (reg.name.startswith("_t") and "." not in reg.name):
+            return value
+        copy = self.temp(node, reg.kind, suffix)
+        self.emit("mov", node, dst=copy, args=(reg,))
+        return Place(value.field, copy) if isinstance(value, Place) else Dyn(copy, reg.kind)
+
     def expr_Constant(self, node: ast.Constant) -> Folded:
         return Const(node.value)
 
     def expr_Tuple(self, node: ast.Tuple) -> Folded:
-        return Many(tuple(self.expr(e) for e in node.elts))
+        return Many(tuple(self.exprs(*node.elts)))
 
     def expr_Name(self, node: ast.Name) -> Folded:
         if node.id in self.frame.source.conditional:
@@ -175,6 +214,7 @@ class Expressions:
             cls = type(self.world.instances(base.kind.struct)[0])
             if name in cls.fields:
                 return self.field_of(cls.fields[name], base.reg, node)
+            self.not_none(base.reg, base.kind.struct, node)
             return Const(self.common_constant(base, name, node))
         if isinstance(base, Const):
             return self.constant_attribute(base.value, name, node)
@@ -213,7 +253,7 @@ class Expressions:
         site = self.site(parts.pop("at", node), parts.pop("sub", 0))
         parts |= {"field": place.field, "args": args, "site": site}
         op = self.emit(code, node, ghost=place.field.ghost, **parts)
-        op.first = block.ops[start]
+        op.first, op.handle = block.ops[start], place.of
         return op
 
     def instance(self, place: Place, node: ast.AST) -> Operand:
@@ -221,16 +261,20 @@ class Expressions:
         if isinstance(place.of, int):
             return place.of
         struct = place.field.struct
-        high = self.world.sizes[struct]
-        if not any(
-            op.code == "check" and op.args[0] is place.of and op.extra[0] == 1
-            for op in self.block.ops
-        ) or any(op.dst is place.of for op in self.block.ops):
-            extra = (1, high, f"None used as a {struct}")
-            self.emit("check", node, args=(place.of,), extra=extra)
-        index = self.temp(node, Bounded(0, high - 1), "i")
+        self.not_none(place.of, struct, node)
+        index = self.temp(node, Bounded(0, self.world.sizes[struct] - 1), "i")
         self.emit("bin", node, dst=index, args=(place.of, 1), extra="sub")
         return index
+
+    def not_none(self, handle: Reg, struct: str, node: ast.AST) -> None:
+        """A check that a handle is not None, unless this block has one already."""
+        for op in reversed(self.block.ops):
+            if op.dst is handle:
+                break
+            if op.code == "check" and op.args[0] is handle and op.extra[0] == 1:
+                return
+        extra = (1, self.world.sizes[struct], f"None used as a {struct}")
+        self.emit("check", node, args=(handle,), extra=extra)
 
     def element(self, place: Place, inner: Folded | None, node: ast.AST) -> Operand:
         """The flat element number of a place, or of place[inner]; checked against the length."""
@@ -252,6 +296,8 @@ class Expressions:
     def field_of(self, field: Field, of: Operand, node: ast.AST) -> Folded:
         place = Place(field, of)
         if field.array is not None or isinstance(field.kind, Lock | Sequence):
+            if isinstance(of, Reg):
+                self.not_none(of, field.struct, node)
             return place
         return self.load(place, None, node)
 
@@ -261,22 +307,32 @@ class Expressions:
         return Dyn(dst, place.field.kind)
 
     def expr_Subscript(self, node: ast.Subscript) -> Folded:
-        base, index = self.expr(node.value), self.expr(node.slice)
-        if isinstance(base, Place):
+        base, index = self.exprs(node.value, node.slice)
+        if isinstance(base, Place) and base.field.array is not None:
             return self.load(base, index, node)
-        if isinstance(base, Many) and isinstance(index, Const):
-            return base.items[index.value]
-        if isinstance(base, Const) and isinstance(index, Const):
-            return Const(base.value[index.value])
-        if isinstance(base, Const) and isinstance(index, Dyn):
-            return self.select_instance(base.value, index, node)
-        raise self.error("this cannot be indexed", node)
+        items: list[Any] | tuple[Any, ...] | None = base.items if isinstance(base, Many) else None
+        if isinstance(base, Const) and isinstance(base.value, list | tuple):
+            items = base.value
+        if isinstance(base, Const) and isinstance(index, Const) and items is None:
+            return operators.known_now(self, operator.getitem, base.value, index.value, node=node)
+        if items is None:
+            raise self.error("this cannot be indexed", node)
+        if isinstance(index, Dyn) and isinstance(index.kind, Bool | Bounded):
+            return self.select_instance(items, index, node)
+        if not isinstance(index, Const) or not isinstance(index.value, int):
+            raise self.error("an index is a number", node)
+        if not 0 <= index.value < len(items):
+            raise self.error(f"the index {index.value} is outside 0..{len(items) - 1}", node)
+        found = items[index.value]
+        return found if isinstance(base, Many) else Const(found)
 
     def select_instance(self, items: Any, index: Dyn, node: ast.AST) -> Folded:
         """items[index] where items are all instances of a struct in order: a handle."""
-        world_items = self.world.instances(type(items[0]).__name__)
-        if list(items) != list(world_items):
-            raise self.error("only the full list of a struct's instances can be indexed", node)
+        known = items and isinstance(items[0], Struct)
+        if not known or list(items) != list(self.world.instances(type(items[0]).__name__)):
+            hint = "declare it as an array field, or choose by `if`"
+            message = "only the full list of a struct's instances has an index known in a run"
+            raise self.error(message, node, hint)
         kind = Ref(type(items[0]).__name__)
         self.operand(index, Bounded(0, len(items) - 1), node, "index")
         dst = self.temp(node, kind)
@@ -304,13 +360,17 @@ class Expressions:
         if unknown:
             known = ", ".join(cls.kinds)
             raise self.error(f"{cls.__name__} has no field {unknown[0]}", node, f"it has: {known}")
+        kind = OfValue(cls)
+        width = kind.width(self.world.sizes)
+        if width > 64:
+            raise self.error(f"{cls.__name__} has {width} bits; at most 64 fit", node)
         if isinstance(base, Const):
             fixed = {n: p.value for n, p in parts.items() if isinstance(p, Const)}
             base = Const(base.value.replace(**fixed))
             parts = {n: p for n, p in parts.items() if n not in fixed}
             if not parts:
+                self.operand(base, kind, node, cls.__name__)  # it fits
                 return base
-        kind = OfValue(cls)
         packed = self.operand(base, kind, node, cls.__name__)
         for position, (part, sub, shift, width) in enumerate(kind.parts(self.world.sizes)):
             if part not in parts:
@@ -347,107 +407,9 @@ class Expressions:
 
     # -- operators -------------------------------------------------------------------------
 
-    def expr_UnaryOp(self, node: ast.UnaryOp) -> Folded:
-        if not isinstance(node.op, ast.Not | ast.USub):
-            raise self.error(f"{type(node.op).__name__} cannot be used", node)
-        value = self.expr(node.operand)
-        if isinstance(value, Const):
-            return Const(not value.value if isinstance(node.op, ast.Not) else -value.value)
-        code, kind = self.as_dyn(value, node)
-        if isinstance(node.op, ast.Not):
-            dst = self.temp(node, Bool())
-            self.emit("bin", node, dst=dst, args=(code, 0), extra="eq")
-            return Dyn(dst, Bool())
-        sizes = self.world.sizes
-        dst = self.temp(node, Bounded(-kind.hi(sizes), -kind.lo))
-        self.emit("bin", node, dst=dst, args=(0, code), extra="sub")
-        return Dyn(dst, dst.kind)
-
-    def expr_BinOp(self, node: ast.BinOp) -> Folded:
-        left, right = self.expr(node.left), self.expr(node.right)
-        if type(node.op) not in BINARY:
-            raise self.error(f"{type(node.op).__name__} cannot be used", node)
-        name, function = BINARY[type(node.op)]
-        if isinstance(left, Const) and isinstance(right, Const):
-            return Const(function(left.value, right.value))
-        return self.arithmetic(name, left, right, node)
-
-    def arithmetic(self, name: str, left: Folded, right: Folded, node: ast.AST) -> Dyn:
-        a, a_kind = self.as_dyn(left, node)
-        b, b_kind = self.as_dyn(right, node)
-        numbers = isinstance(a_kind, Bool | Bounded) and isinstance(b_kind, Bool | Bounded)
-        if not numbers:
-            raise self.error("only numbers can be computed with", node)
-        kind = self.interval(name, a_kind, b_kind)
-        dst = self.temp(node, kind)
-        self.emit("bin", node, dst=dst, args=(a, b), extra=name)
-        return Dyn(dst, dst.kind)
-
-    def interval(self, name: str, a: Kind, b: Kind) -> Kind:
-        """The range of a result, from the ranges of its operands."""
-        sizes = self.world.sizes
-        ends = [(x, y) for x in (a.lo, a.hi(sizes)) for y in (b.lo, b.hi(sizes))]
-        if name in ("and", "or", "xor"):
-            if isinstance(a, Bool) and isinstance(b, Bool):
-                return Bool()
-            top = max(a.hi(sizes), b.hi(sizes))
-            return Bounded(0, (1 << top.bit_length()) - 1)
-        function = dict(BINARY.values())[name]
-        results = [function(x, y) for x, y in ends]
-        return Bounded(min(results), max(results))
-
-    def expr_Compare(self, node: ast.Compare) -> Folded:
-        left, right = self.expr(node.left), self.expr(node.comparators[0])
-        if type(node.ops[0]) not in COMPARE:
-            raise self.error(f"{type(node.ops[0]).__name__} cannot be used", node)
-        name, function = COMPARE[type(node.ops[0])]
-        if isinstance(left, Const) and isinstance(right, Const):
-            return Const(bool(function(left.value, right.value)))
-        if isinstance(left, Place) or isinstance(right, Place):
-            return self.compare_sequence(left, right, name, node)
-        a, a_kind = self.as_dyn(left, node)
-        b, b_kind = self.as_dyn(right, node)
-        decided = self.decided_by_range(name, a_kind, b_kind)
-        if decided is not None:
-            return Const(decided)
-        comparable = type(a_kind) is type(b_kind) or (
-            isinstance(a_kind, Bool | Bounded) and isinstance(b_kind, Bool | Bounded)
-        )
-        if not comparable:
-            what = f"{type(a_kind).__name__} and {type(b_kind).__name__}"
-            raise self.error(f"{what} cannot be compared", node)
-        dst = self.temp(node, Bool())
-        self.emit("bin", node, dst=dst, args=(a, b), extra=name)
-        return Dyn(dst, Bool())
-
-    def decided_by_range(self, name: str, a: Kind, b: Kind) -> bool | None:
-        """What an order comparison always gives, if the ranges of its sides do not overlap."""
-        if name in ("eq", "ne") or not isinstance(a, Bool | Bounded):
-            return None
-        sizes = self.world.sizes
-        function = dict(COMPARE.values())[name]
-        low, high = function(a.lo, b.hi(sizes)), function(a.hi(sizes), b.lo)
-        return bool(low) if low == high else None
-
-    def compare_sequence(self, left: Folded, right: Folded, name: str, node: ast.Compare) -> Folded:
-        """sequence == snapshot: fresh; != : stale.  A read of the sequence."""
-        place, other = (left, right) if isinstance(left, Place) else (right, left)
-        fits = isinstance(other, Dyn) and isinstance(other.kind, Snapshot)
-        equality = type(node.ops[0]) in (ast.Eq, ast.NotEq)
-        sequence = isinstance(place, Place) and isinstance(place.field.kind, Sequence)
-        if not fits or not sequence or not equality:
-            hint = "a sequence can be compared by == and != with its own snapshot only"
-            raise self.error("this comparison has no meaning", node, hint)
-        assert isinstance(other, Dyn) and isinstance(place, Place)
-        fresh = self.temp(node, Bool())
-        self.access("fresh", place, node, dst=fresh, rest=(other.reg,))
-        if name == "eq":
-            return Dyn(fresh, Bool())
-        stale = self.temp(node, Bool(), "n")
-        self.emit("bin", node, dst=stale, args=(fresh, 0), extra="eq")
-        result = self.temp(node, Bool())
-        self.emit("mov", node, dst=result, args=(stale,))
-        return Dyn(result, Bool())
+    expr_UnaryOp = operators.unary
+    expr_BinOp = operators.binary
+    expr_Compare = operators.compare
 
     def expr_BoolOp(self, node: ast.BoolOp) -> Folded:
         """`and`/`or` as a value: evaluated by branches, since the right side may not run."""
@@ -458,3 +420,14 @@ class Expressions:
 
     def by_branches(self, node: ast.expr, yes: Const, no: Const) -> Folded:
         raise NotImplementedError
+
+
+def registers_of(value: Folded) -> Iterator[Reg]:
+    """The registers that a value is in, or the handle to what it is part of."""
+    if isinstance(value, Many):
+        for item in value.items:
+            yield from registers_of(item)
+    elif isinstance(value, Dyn):
+        yield value.reg
+    elif isinstance(value, Place) and isinstance(value.of, Reg):
+        yield value.of

@@ -52,12 +52,13 @@ class Op:
     begin (an atomic region starts) and trace (extra: name).
 
     `first` is where a step that begins with this access begins: the operation that starts to
-    compute its element number.
+    compute its element number.  `handle`: what the instance accessed is known by, its number or
+    the register with a handle to it.
     """
 
     __slots__ = (
         *("args", "code", "dst", "extra", "field", "ghost", "region", "site"),
-        *("boundary", "first", "node", "source"),
+        *("boundary", "first", "handle", "node", "source"),
     )
 
     def __init__(
@@ -78,6 +79,7 @@ class Op:
         self.region = 0
         self.boundary = -1
         self.first: Op = self
+        self.handle: Operand = 0
 
     @property
     def where(self) -> Location:
@@ -103,13 +105,19 @@ class Block:
         self.targets: tuple[Block, ...] = ()
 
     @property
+    def reached(self) -> bool:
+        """True if control comes here: known once all that leads here is folded."""
+        return self.assigned is not None
+
+    @property
     def end(self) -> tuple[Any, ...] | None:
         return self._end
 
     @end.setter
     def end(self, end: tuple[Any, ...] | None) -> None:
         self._end = end
-        self.targets = tuple(part for part in end or () if isinstance(part, Block))
+        where = {"jump": 1, "branch": 2}.get(end[0]) if end else None
+        self.targets = end[where:] if end and where else ()
         if self.assigned is not None:
             for target in self.targets:
                 known = self.assigned if target.assigned is None else target.assigned
@@ -125,7 +133,8 @@ Held = dict[Op, frozenset[HeldLock]]
 
 @dataclass(eq=False)
 class Process:
-    """One folded process: its blocks in reverse postorder, registers, boundaries."""
+    """One folded process: its blocks in reverse postorder.  declared: its locals that have a
+    declared range."""
 
     name: str
     pid: int
@@ -133,6 +142,7 @@ class Process:
     blocks: list[Block] = field(default_factory=list)
     functions: set[str] = field(default_factory=set)
     held: Held = field(default_factory=dict)
+    declared: dict[tuple[Context, str], Kind] = field(default_factory=dict)
 
     def ops(self) -> Iterator[tuple[Block, int, Op]]:
         for block in self.blocks:

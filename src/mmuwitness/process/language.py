@@ -11,12 +11,16 @@ import inspect
 import linecache
 import textwrap
 import types
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mmuwitness.process.errors import Location, ProcessError, describe
+
+Place = tuple[tuple[ast.AST, str], ...]
+"""The loops and branches that a node stands in, each with the part of it: "body", "orelse"."""
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -47,8 +51,10 @@ class Source:
         return Location(self.tree.name, self.file, line, getattr(node, "col_offset", 0))
 
     def error(self, message: str, node: ast.AST, hint: str = "") -> ProcessError:
-        error = ProcessError(message, self.location(node), hint)
-        error.source_line = linecache.getline(self.path, getattr(node, "lineno", 0))
+        line, where = linecache.getline(self.path, getattr(node, "lineno", 0)), self.location(node)
+        column = len(line.encode()[: where.column].decode())  # syntax trees count bytes
+        error = ProcessError(message, replace(where, column=column), hint)
+        error.source_line = line
         return error
 
 
@@ -113,7 +119,8 @@ def _find(function: types.FunctionType, path: str) -> ast.FunctionDef:
 
 
 def _check(source: Source) -> None:
-    if source.tree.args.vararg or source.tree.args.kwarg or source.tree.args.posonlyargs:
+    given = source.tree.args
+    if given.vararg or given.kwarg or given.posonlyargs or given.kwonlyargs:
         raise source.error("*args and **kwargs cannot be used", source.tree)
     for node in ast.walk(source.tree):
         if node is source.tree:
@@ -122,11 +129,22 @@ def _check(source: Source) -> None:
             raise source.error(f"{describe(node)} cannot be used in process code", node)
         if isinstance(node, ast.expr) and not isinstance(node, ALLOWED_EXPRESSIONS):
             raise source.error(f"{describe(node)} cannot be used in process code", node)
+        if isinstance(node, ast.keyword) and node.arg is None:
+            raise source.error("*args and **kwargs cannot be used", node.value)
+        if isinstance(node, ast.AugAssign) and has_any(node.target, ast.Call):
+            hint = "bind what it reads to a local first"
+            raise source.error("the target of += calls a function", node, hint)
+        if isinstance(node, ast.For) and has_any(node.target, ast.Attribute | ast.Subscript):
+            raise source.error("a for loop assigns to locals only", node.target)
         if isinstance(node, ast.While | ast.For) and node.orelse:
             raise source.error("a loop cannot have an else", node)
         if isinstance(node, ast.Compare) and len(node.ops) != 1:
             hint = "write `a <= b and b < c`"
             raise source.error("a comparison can have two sides only", node, hint)
+
+
+def has_any(tree: ast.AST, kinds: Any) -> bool:
+    return any(isinstance(node, kinds) for node in ast.walk(tree))
 
 
 def conditional_names(tree: ast.FunctionDef) -> frozenset[str]:
@@ -145,37 +163,64 @@ def conditional_names(tree: ast.FunctionDef) -> frozenset[str]:
     return frozenset(nested - always)
 
 
+@dataclass
+class Uses:
+    """Where a local is assigned and read, in order of evaluation.
+
+    A place is the loops and branches around it, outermost first."""
+
+    stores: list[tuple[int, Place]] = field(default_factory=list)
+    loads: list[tuple[int, Place]] = field(default_factory=list)
+
+    def need_register(self) -> bool:
+        """True if more than one value may be meant where the local is read: it is assigned more
+        than once, or once in a loop and read where an earlier iteration may have left it."""
+        if len(self.stores) != 1:
+            return bool(self.stores)
+        at, place = self.stores[0]
+        if not any(isinstance(part, ast.For | ast.While) for part, _ in place):
+            return False
+        return any(read < at or inside[: len(place)] != place for read, inside in self.loads)
+
+
 def variable_names(tree: ast.FunctionDef) -> frozenset[str]:
-    """The locals that need a register of their own.
+    """The locals that need a register of their own; the others stand for the value itself, which
+    may be an object that is known when the host is wired."""
+    uses: dict[str, Uses] = {}
+    count = 0
 
-    A name assigned once stands for the value itself (which may be a compile-time object), unless
-    it is assigned in a loop and read outside of it: iterations may leave different values.
-    """
-    stores: dict[str, list[ast.AST | None]] = {}
-    loads: dict[str, list[tuple[ast.AST, ...]]] = {}
-
-    def visit(node: ast.AST, loops: tuple[ast.AST, ...]) -> None:
-        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            stores.setdefault(node.target.id, []).append(loops[-1] if loops else None)
-            loads.setdefault(node.target.id, []).append(loops)
+    def visit(node: ast.AST, place: Place) -> None:
+        nonlocal count
+        count += 1
         if isinstance(node, ast.Name):
-            if isinstance(node.ctx, ast.Store):
-                stores.setdefault(node.id, []).append(loops[-1] if loops else None)
-            else:
-                loads.setdefault(node.id, []).append(loops)
-        inner = (*loops, node) if isinstance(node, ast.For | ast.While) else loops
-        for child in ast.iter_child_nodes(node):
-            visit(child, inner)
+            of = uses.setdefault(node.id, Uses())
+            (of.stores if isinstance(node.ctx, ast.Store) else of.loads).append((count, place))
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            uses.setdefault(node.target.id, Uses()).loads.append((count, place))
+        for part, child in in_order(node):
+            inside = isinstance(node, ast.For | ast.While | ast.If) and part != "iter"
+            visit(child, (*place, (node, part)) if inside else place)
 
+    for argument in tree.args.args:
+        uses.setdefault(argument.arg, Uses())
     visit(tree, ())
     for argument in tree.args.args:
-        if argument.arg in stores:
-            stores[argument.arg].append(None)
+        of = uses[argument.arg]
+        of.stores += [(0, ())] if of.stores else []
+    return frozenset(name for name, of in uses.items() if of.need_register())
 
-    def needs_register(name: str) -> bool:
-        if len(stores[name]) > 1:
-            return True
-        loop = stores[name][0]
-        return loop is not None and any(loop not in inside for inside in loads.get(name, []))
 
-    return frozenset(name for name in stores if needs_register(name))
+def in_order(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """The parts of a node as they are evaluated: a value before what it is assigned to.
+
+    A part of a loop is named "", but for the `iter` that stands before it."""
+    parts = list(ast.iter_fields(node))
+    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        parts.sort(key=lambda part: part[0] in ("target", "targets"))
+    if isinstance(node, ast.For):
+        parts.sort(key=lambda part: part[0] != "iter")
+    for name, value in parts:
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                loop = isinstance(node, ast.For | ast.While) and name != "iter"
+                yield "" if loop else name, child

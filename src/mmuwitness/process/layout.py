@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mmuwitness.model.state import Field, Lock, LockState, Sequence, Snapshot, World
+from mmuwitness.process.errors import ProcessError
 from mmuwitness.process.ir import Process, Reg
 from mmuwitness.process.steps import Steps
 
@@ -87,6 +88,8 @@ def make_layout(world: World, steps: list[Steps], kept: set[str], shared_locks: 
     layout, cursor = Layout(world), Cursor()
     processes = len(steps)
     for declared, instances in world.fields():
+        if not isinstance(declared.kind, Sequence | Lock):
+            refuse_wide(declared, world)
         if declared.key not in kept or isinstance(declared.kind, Sequence):
             continue
         count = len(instances) * declared.length(world.sizes)
@@ -101,6 +104,13 @@ def make_layout(world: World, steps: list[Steps], kept: set[str], shared_locks: 
         layout.frames.append(frame_layout(world, each, cursor))
     layout.words = max(1, -(-cursor.bit // WORD))
     return layout
+
+
+def refuse_wide(declared: Field, world: World) -> None:
+    """A value of a field is one word, as the hardware reads and writes it."""
+    width = declared.kind.width(world.sizes)
+    if width > WORD:
+        raise ProcessError(f"{declared.key}: its values have {width} bits; at most {WORD} fit")
 
 
 def take_array(cursor: Cursor, count: int, width: int, lo: int) -> list[Slot]:

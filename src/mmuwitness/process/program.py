@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import gc
 import hashlib
 import types
@@ -13,10 +12,13 @@ from typing import Any, Protocol
 
 from mmuwitness.model.state import Sequence as SequenceKind
 from mmuwitness.model.state import World
+from mmuwitness.process import operators
 from mmuwitness.process.cfg import Builder
 from mmuwitness.process.errors import ProcessError
-from mmuwitness.process.ir import Op, Operand, Process
+from mmuwitness.process.ghosts import drop_ghosts, refuse_use
+from mmuwitness.process.ir import Operand, Process
 from mmuwitness.process.layout import Layout, initial_words, make_layout
+from mmuwitness.process.locks import never_waited_for
 from mmuwitness.process.lower import Lowered
 from mmuwitness.process.simplify import simplify
 from mmuwitness.process.steps import (
@@ -26,9 +28,9 @@ from mmuwitness.process.steps import (
     accesses_of,
     find_steps,
     locks_held,
-    never_waited_for,
 )
 from mmuwitness.process.successors import FoldedClaim, lower_program
+from mmuwitness.process.values import Const
 
 
 class ProcessSpec(Protocol):
@@ -118,20 +120,24 @@ def fold_host(host: HostSpec, every: bool) -> Program:
         if isinstance(declared.kind, SequenceKind) and len(instances) > 1:
             raise ProcessError(f"{declared.key}: a struct with a sequence has one instance only")
     for process in processes:
-        simplify(process, host.world, written(processes))
+        refuse_use(process)
     if not host.claims:
         drop_ghosts(processes)
+    for process in processes:
+        simplify(process, host.world, written(processes))
     for process in processes:
         process.held = locks_held(process)
     claims, observers = [], []
     for number, claim in enumerate(host.claims):
-        builder = Builder(host.world, host.has_feature, host.overrides)
+        builder = Builder(host.world, host.has_feature, host.overrides, is_claim=True)
         folded = fold_claim(builder, host, claim, -1 - number)
         claims.append(folded)
         builders.append(builder)
         observers += observed(folded)
-    steps = find_steps(processes, observers, every)
-    kept = written(processes) - never_waited_for(processes)
+    needed = {key for claim in claims for key, _ in claim.needs}
+    free = never_waited_for(processes, needed)
+    steps = find_steps(processes, free, observers, every)
+    kept = written(processes) - free
     layout = make_layout(host.world, steps, kept, read_locked(processes))
     return Program(
         host,
@@ -142,18 +148,6 @@ def fold_host(host: HostSpec, every: bool) -> Program:
         frozenset().union(*(b.functions for b in builders)),
         unguarded_writes(processes),
     )
-
-
-def drop_ghosts(processes: list[Process]) -> None:
-    """Without claims nobody looks at ghost state: its updates, from the first operation that
-    computes them, are left out."""
-    for process in processes:
-        for block in process.blocks:
-            dropped: set[Op] = set()
-            for position, op in enumerate(block.ops):
-                if op.code == "store" and op.ghost:
-                    dropped.update(block.ops[block.ops.index(op.first) : position + 1])
-            block.ops = [op for op in block.ops if op not in dropped]
 
 
 def fold_claim(builder: Builder, host: HostSpec, claim: Any, pid: int) -> FoldedClaim:
@@ -168,8 +162,11 @@ def needs_of(host: HostSpec, claim: Any) -> list[tuple[str, int]]:
 
 def as_operand(builder: Builder) -> Operand:
     """The predicate's value as an operand."""
-    code, _ = builder.as_dyn(builder.result, ast.Pass())
-    return code
+    tree = builder.frame.source.tree
+    if builder.result == Const(None):
+        raise builder.error("a claim returns whether it holds", tree)
+    known = operators.truth(builder, builder.result, tree)
+    return int(known) if known is not None else builder.as_dyn(builder.result, tree)[0]
 
 
 def observed(claim: FoldedClaim) -> list[Access]:

@@ -5,8 +5,8 @@ program; the replay executor knows in which calling contexts it does.  Values th
 keeps in a register `_tN` (N: number of the syntax node) are bound to a local of that name, so that
 both executors name them alike.
 
-What `_mw` (the runtime, see `explore.replay`) is asked for: call, acquire, trylock, release,
-iterate, depth, unwind, cover, warn_on, bug_on, trace.
+What `_mw` (the runtime, see `explore.replay`) is asked for: call, at, fit, store, acquire, trylock,
+release, iterate, depth, unwind, cover, warn_on, bug_on, trace.
 """
 
 from __future__ import annotations
@@ -46,12 +46,19 @@ class Rewriter:
 
     def __init__(self, source: Source, places: frozenset[int]) -> None:
         self.source, self.places = source, places
+        self.declared = {
+            n.target.id
+            for n in ast.walk(source.tree)
+            if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+        }
         self.held: list[ast.With] = []
         self.loops: list[int] = []
 
     def function(self) -> ast.FunctionDef:
         tree = self.source.tree
-        body = self.body(tree.body)
+        arguments = [a.arg for a in tree.args.args if a.arg in self.declared]
+        body = [s for a in arguments for s in self.assign(name(a, True), name(a))]
+        body += self.body(tree.body)
         never = ast.If(ast.Constant(False), [ast.Expr(ast.Yield(None))], [])
         made = ast.FunctionDef(tree.name, tree.args, [never, *body], [], tree.returns)
         made.type_params = []  # type: ignore[attr-defined]
@@ -70,7 +77,7 @@ class Rewriter:
         return ast.copy_location(new, node)
 
     def expr_Tuple(self, node: ast.Tuple) -> ast.expr:
-        return ast.Tuple([self.expr(e) for e in node.elts], ast.Load())
+        return keep(node, ast.Tuple([self.expr(e) for e in node.elts], ast.Load()))
 
     def expr_Attribute(self, node: ast.Attribute) -> ast.expr:
         base = pick(ast.Tuple([self.expr(node.value), self.place(node)], ast.Load()), 0)
@@ -80,7 +87,7 @@ class Rewriter:
         both = [self.expr(node.value), self.expr(node.slice), self.place(node)]
         parts = keep(node, ast.Tuple(both, ast.Load()), "_s")
         index = pick(name(f"_s{number_of(node)}"), 1)
-        return keep(node, ast.Subscript(pick(parts, 0), index, ast.Load()))
+        return keep(node, runtime("at", pick(parts, 0), index))
 
     def expr_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         return keep(node, ast.UnaryOp(node.op, self.expr(node.operand)))
@@ -168,11 +175,13 @@ class Rewriter:
 
     def stmt_AnnAssign(self, node: ast.AnnAssign) -> list[ast.stmt]:
         assert node.value is not None
-        return [ast.Assign([node.target], self.expr(node.value))]
+        return self.assign(node.target, self.expr(node.value))
 
     def assign(self, target: ast.expr, value: ast.expr) -> list[ast.stmt]:
         if isinstance(target, ast.Name):
-            return [ast.Assign([target], value)]
+            if target.id in self.declared:
+                value = runtime("fit", ast.Constant(target.id), value)
+            return [ast.Assign([name(target.id, True)], value)]
         if isinstance(target, ast.Tuple):
             parts = [self.assign(t, pick(value, i)) for i, t in enumerate(target.elts)]
             return [s for part in parts for s in part]
@@ -186,21 +195,24 @@ class Rewriter:
         )
         base = pick(name(f"_b{number}"), 0)
         if isinstance(target, ast.Attribute):
-            into: ast.expr = ast.Attribute(base, target.attr, ast.Store())
-        else:
-            into = ast.Subscript(base, pick(name(f"_b{number}"), 1), ast.Store())
+            return [kept, self.store(base, target, value)]
+        into = ast.Subscript(base, pick(name(f"_b{number}"), 1), ast.Store())
         return [kept, ast.Assign([into], value)]
+
+    def store(self, base: ast.expr, target: ast.Attribute, value: ast.expr) -> ast.stmt:
+        return ast.Expr(runtime("store", base, ast.Constant(target.attr), value))
 
     def stmt_AugAssign(self, node: ast.AugAssign) -> list[ast.stmt]:
         load: Any = type(node.target)(**{f: getattr(node.target, f) for f in node.target._fields})
         load.ctx, load.number = ast.Load(), number_of(node.target)
         operation = ast.BinOp(self.expr(load), node.op, self.expr(node.value))
         value = name(f"_t{number_of(node)}")
-        return [
-            ast.Assign([name(value.id, True)], operation),
-            ast.Expr(self.place(node)),
-            ast.Assign([node.target], value),
-        ]
+        first = [ast.Assign([name(value.id, True)], operation), ast.Expr(self.place(node))]
+        if isinstance(node.target, ast.Name):
+            return [*first, *self.assign(node.target, value)]
+        if isinstance(node.target, ast.Attribute):
+            return [*first, self.store(node.target.value, node.target, value)]
+        return [*first, ast.Assign([node.target], value)]
 
     def stmt_If(self, node: ast.If) -> list[ast.stmt]:
         orelse = self.body(node.orelse) if node.orelse else []
@@ -218,10 +230,11 @@ class Rewriter:
         self.loops.append(len(self.held))
         body = self.body(node.body)
         self.loops.pop()
+        each = self.assign(node.target, name(f"_f{number}"))
         over = runtime("iterate", ast.Constant(number), self.expr(node.iter))
         return [
             ast.Assign([name(f"_d{number}", True)], runtime("depth")),
-            ast.For(node.target, over, body, []),
+            ast.For(name(f"_f{number}", True), over, [*each, *body], []),
             ast.Expr(runtime("unwind", name(f"_d{number}"))),
         ]
 

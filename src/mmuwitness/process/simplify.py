@@ -9,9 +9,9 @@ from __future__ import annotations
 import operator
 
 from mmuwitness.model.state import World
-from mmuwitness.process.expressions import BINARY, COMPARE
 from mmuwitness.process.ir import Block, Op, Process, Reg, reachable_blocks
 from mmuwitness.process.layout import codes_of
+from mmuwitness.process.operators import BINARY, COMPARE
 
 FUNCTIONS = dict(BINARY.values()) | {
     "eq": operator.eq,
@@ -33,7 +33,6 @@ def simplify(process: Process, world: World, written: set[str]) -> None:
                 op.code, op.args, op.field, op.site = "mov", (value,), None, None
         decide(block, known)
     join_blocks(process)
-    process.blocks = reachable_blocks(process.entry)
 
 
 def join_blocks(process: Process) -> None:
@@ -51,6 +50,7 @@ def join_blocks(process: Process) -> None:
             block.ops += following.ops
             block.end = following.end
             following.ops, following.end = [], None
+    process.blocks = [block for block in blocks if block.end]  # in the same order
 
 
 def constant_result(op: Op, known: dict[Reg, int], world: World, written: set[str]) -> int | None:

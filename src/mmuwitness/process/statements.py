@@ -21,7 +21,11 @@ class Loop:
     following: Block
     after: Block
     held: int
-    broken: bool = False
+
+
+class NeverReturns(Exception):
+    """A call that is folded never returns: what follows it, up to where control may come by
+    another way, is not folded."""
 
 
 class Statements(Expressions):
@@ -29,8 +33,8 @@ class Statements(Expressions):
 
     variable_kinds: dict[tuple[Context, str], Kind]
     declared: set[tuple[Context, str]]
-    grew: str
     region_count: int
+    statement: ast.expr | None
 
     def condition(self, node: ast.expr, yes: Block, no: Block) -> bool | None:
         raise NotImplementedError
@@ -47,15 +51,21 @@ class Statements(Expressions):
     # -- statements ------------------------------------------------------------------------
 
     def statements(self, body: list[ast.stmt]) -> None:
+        region = self.frame.region
         for statement in body:
             if self.block.end is not None:
                 return
-            getattr(self, "stmt_" + type(statement).__name__)(statement)
+            try:
+                getattr(self, "stmt_" + type(statement).__name__)(statement)
+            except NeverReturns:
+                self.frame.region = region
+                self.unreachable()
 
     def stmt_Pass(self, node: ast.Pass) -> None:
         pass
 
     def stmt_Expr(self, node: ast.Expr) -> None:
+        self.statement = node.value
         self.expr(node.value)
 
     def stmt_Return(self, node: ast.Return) -> None:
@@ -66,8 +76,14 @@ class Statements(Expressions):
 
     def stmt_Assign(self, node: ast.Assign) -> None:
         value = self.expr(node.value)
+        before = len(self.stored)
+        kept = self.kept and (self.frame.base, number_of(node.value)) in self.kept
+        if kept:
+            value = self.unaliased(value, node.value)
         for target in node.targets:
             self.assign(target, value, node)
+        if not kept:
+            self.keep_stored([value], [node.value], before)
 
     def stmt_AnnAssign(self, node: ast.AnnAssign) -> None:
         annotation = self.expr(node.annotation)
@@ -77,9 +93,16 @@ class Statements(Expressions):
             raise self.error("this annotation is not a kind", node, hint)
         value = self.expr(node.value)
         name = node.target.id
+        key = (self.frame.base, name)
+        if key in self.variable_kinds and not same_kind(
+            self.variable_kinds[key], kind, self.world.sizes
+        ):
+            if key in self.declared:
+                raise self.error(f"{name} is declared twice, with different ranges", node)
+            self.grew = (name, self.frame, node)  # what was assigned before was not checked
         self.frame.variables.add(name)
-        self.variable_kinds[self.frame.base, name] = kind
-        self.declared.add((self.frame.base, name))
+        self.variable_kinds[key] = kind
+        self.declared.add(key)
         self.mark_assigned(name)
         self.assign_variable(name, value, node)
 
@@ -104,19 +127,6 @@ class Statements(Expressions):
         if name in self.frame.source.conditional and self.block.assigned is not None:
             self.block.assigned |= {(self.frame.serial, name)}
 
-    def unaliased(self, value: Folded, node: ast.AST, suffix: str = "") -> Folded:
-        """A name bound to a variable, or to a field of a record, keeps the value it had."""
-        if isinstance(value, Many):
-            items = (self.unaliased(v, node, f"{suffix}[{i}]") for i, v in enumerate(value.items))
-            return Many(tuple(items))
-        if isinstance(value, Dyn) and (
-            not value.reg.name.startswith("_t") or "." in value.reg.name
-        ):
-            copy = self.temp(node, value.kind, suffix)
-            self.emit("mov", node, dst=copy, args=(value.reg,))
-            return Dyn(copy, value.kind)
-        return value
-
     def assign_variable(self, name: str, value: Folded, node: ast.AST) -> None:
         """Assign to a local with a register; its kind grows to cover every assignment."""
         context = self.frame.base
@@ -137,7 +147,7 @@ class Statements(Expressions):
             raise self.error(f"{name} is assigned values of different kinds", node)
         if known is None or not same_kind(joined, known, self.world.sizes):
             self.variable_kinds[context, name] = joined
-            self.grew = name
+            self.grew = (name, self.frame, node)
         self.frame.names[name] = None
         reg = self.register(context, name, joined)
         code = self.operand(value, joined, node, name)
@@ -167,8 +177,13 @@ class Statements(Expressions):
     def store_element(
         self, place: Place, inner: Folded | None, value: Folded, node: ast.AST, target: ast.AST
     ) -> None:
+        if inner is None and place.field.array is not None:
+            hint = "assign to its elements"
+            raise self.error(f"{place.field.key} is an array", node, hint)
         start = len(self.block.ops)
         code = self.operand(value, place.field.kind, node, place.field.key)
+        for op in self.block.ops[start:]:
+            op.ghost = place.field.ghost
         at = node if isinstance(node, ast.AugAssign) else target
         op = self.access("store", place, target, inner=inner, rest=(code,), at=at)
         op.first = self.block.ops[start]
@@ -180,8 +195,10 @@ class Statements(Expressions):
         kind = record.cls.kinds[target.attr]
         if (record.cls, target.attr) not in self.assigned_fields:
             self.assigned_fields.add((record.cls, target.attr))
-            self.grew = target.attr  # it may have been taken for a constant before
+            # it may have been taken for a constant before
+            self.grew = (target.attr, self.frame, node)
         reg = self.register(record.context, f"{record.name}.{target.attr}", kind)
+        self.stored.append(reg)
         code = self.operand(value, kind, node, f"{record.cls.__name__}.{target.attr}")
         self.emit("mov", node, dst=reg, args=(code,))
 
@@ -216,6 +233,8 @@ class Statements(Expressions):
             return
         joins = False
         for block, body in ((yes, node.body), (no, node.orelse)):
+            if not block.reached:
+                continue
             self.block = block
             self.statements(body)
             if self.block.end is None:
@@ -235,16 +254,14 @@ class Statements(Expressions):
             return
         if known is True:
             self.block.end = ("jump", body)
-        loop = Loop(head, after, len(self.frame.held))
-        self.frame.loops.append(loop)
-        self.block = body
-        self.statements(node.body)
-        if self.block.end is None:
-            self.block.end = ("jump", head)
+        self.frame.loops.append(Loop(head, after, len(self.frame.held)))
+        if body.reached:
+            self.block = body
+            self.statements(node.body)
+            if self.block.end is None:
+                self.block.end = ("jump", head)
         self.frame.loops.pop()
-        self.block = after
-        if known is True and not loop.broken:
-            self.unreachable()
+        self.come_to(after)
 
     def stmt_For(self, node: ast.For) -> None:
         """A loop over objects known now: unrolled, each iteration in a context of its own."""
@@ -261,10 +278,19 @@ class Statements(Expressions):
             self.frame.loops.pop()
             if self.block.end is None:
                 self.block.end = ("jump", following)
-            self.block = following
+            self.come_to(following)
+            if not following.reached:
+                break
         self.frame.context = context
-        self.block.end = ("jump", after)
-        self.block = after
+        if self.block.end is None:
+            self.block.end = ("jump", after)
+        self.come_to(after)
+
+    def come_to(self, block: Block) -> None:
+        """Go on in a block, if control comes to it."""
+        self.block = block
+        if not block.reached:
+            self.unreachable()
 
     def stmt_Break(self, node: ast.Break) -> None:
         self.jump_out(node, breaks=True)
@@ -279,7 +305,6 @@ class Statements(Expressions):
         loop = self.frame.loops[-1]
         for depth, (_, place, mode) in enumerate(reversed(self.frame.held[loop.held :])):
             calls.release(self, place, mode, node, depth)
-        loop.broken = loop.broken or breaks
         self.block.end = ("jump", loop.after if breaks else loop.following)
 
     def stmt_With(self, node: ast.With) -> None:

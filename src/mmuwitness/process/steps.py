@@ -7,16 +7,13 @@ right movers (so the first racy access after one rides in its step); a release i
 neither is, on a lock that somebody uses trylock on.  An access is both if all conflicting accesses
 of other processes happen under a lock that this process holds, too.  Claims take part as readers
 that hold the locks they need free.  What is not proved is one more step: sound, never an error.
-
-A lock that can never make its caller wait (one process uses it, or all only read) is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from mmuwitness.process.errors import ProcessError
 from mmuwitness.process.ir import Block, Held, HeldLock, Op, Operand, Process, Reg, Site
 
 WRITES = {"store", "bump"}
@@ -122,12 +119,15 @@ def accesses_of(process: Process, held: Held) -> dict[Op, Access]:
 
 
 def find_steps(
-    processes: list[Process], observers: Iterable[Access] = (), every: bool = False
+    processes: list[Process],
+    free: Collection[str],
+    observers: Iterable[Access] = (),
+    every: bool = False,
 ) -> list[Steps]:
     """The steps of every process of a folded program.
 
-    observers: what claims read, with the locks they need free.  every: each shared access is a
-    step, the reference that merging must agree with.
+    free: locks that are left out.  observers: what claims read, with the locks they need free.
+    every: each shared access is a step, the reference that merging must agree with.
     """
     per_process = []
     by_field: dict[str, set[Access]] = {}
@@ -144,7 +144,6 @@ def find_steps(
         for _, _, op in p.ops()
         if op.code == "try" and op.field
     }
-    free = never_waited_for(processes)
     result = []
     for process, found in zip(processes, per_process, strict=True):
         racy = set()
@@ -164,7 +163,7 @@ class Movers:
 
     racy: set[Op]
     contended: set[str]
-    free: set[str]
+    free: Collection[str]
     every: bool
 
     def begins(self, op: Op) -> bool:
@@ -187,29 +186,10 @@ class Movers:
         return op not in self.racy and op.code not in ("wait", "try")
 
 
-def never_waited_for(processes: list[Process]) -> set[str]:
-    """Locks that one process alone uses, or that nobody takes for writing."""
-    users: dict[str, set[int]] = {}
-    writers: set[str] = set()
-    for process in processes:
-        for _, _, op in process.ops():
-            if op.code in ("acquire", "try") and op.field is not None:
-                users.setdefault(op.field.key, set()).add(process.pid)
-                if op.extra == "w":
-                    writers.add(op.field.key)
-    return {key for key, pids in users.items() if len(pids) == 1 or key not in writers}
-
-
 def place_boundaries(process: Process, movers: Movers) -> Steps:
     """Steps begin where `Movers.begins`, and before each operation that is no mover unless the
     step so far is right movers only, on every path."""
     regions = {op.region for op in movers.racy if op.region}
-    for _, _, op in process.ops():
-        if op.region and movers.is_left(op):
-            hint = "leave the region before the lock is dropped"
-            raise ProcessError("a lock cannot be dropped in an atomic region", op.where, hint)
-        if op.region and op.code != "begin" and movers.begins(op):
-            raise ProcessError(f"{op.code} cannot stand in an atomic region", op.where)
     notable = {id(b): notable_operations(b, movers, regions) for b in process.blocks}
     starts: set[Op] = set()
     fresh: dict[int, bool] = {}
@@ -250,16 +230,16 @@ def notable_operations(
 
 def number_boundaries(process: Process, starts: set[Op]) -> Steps:
     for _, _, op in process.ops():
+        op.boundary = -1
         if op.code == "loop" and op not in starts and cycles(process, op, starts):
             if op.region:
-                raise ProcessError("a while loop in an atomic region may not end", op.where)
+                message = "a while loop in an atomic region may not end"
+                raise op.source.error(message, op.node)
             starts.add(op)
     boundaries: list[Boundary] = []
     initial = first_start(process, starts)
     if initial is None:
         boundaries.append(Boundary(0, None, None, process.entry, 0))
-    for _, _, op in process.ops():
-        op.boundary = -1
     for block, _, op in process.ops():
         if op in starts:
             op.first.boundary = len(boundaries)

@@ -71,7 +71,7 @@ def lower_program(layout: Layout, steps: list[Steps], claims: list[FoldedClaim])
 def emit_successors(layout: Layout, steps: list[Steps], claims: int) -> str:
     f = Function(HEADER)
     aux = f.slot("aux")
-    for name in ("count", "out", "error", "label", "waiting", "finished"):
+    for name in ("count", "out", "error", "label", "waiting", "ended"):
         f.set(name, 0)
     f.do(f"%out0 = ptrtoint ptr %out to i64\nstore i64 %out0, ptr {f.slot('out')}")
     for number in range(len(steps)):
@@ -127,7 +127,7 @@ def emit_process(f: Function, layout: Layout, number: int, aux: str) -> None:
     f.do(f"br label %next{number}")
 
     f.label(f"done{number}")
-    f.set("finished", f.bin("add", f.get("finished"), 1))
+    f.set("ended", f.bin("or", f.get("ended"), 1 << number))
     f.do(f"br label %next{number}")
 
     f.label(f"next{number}")
@@ -139,7 +139,8 @@ def emit_process(f: Function, layout: Layout, number: int, aux: str) -> None:
 
 
 def emit_deadlock(f: Function, processes: int) -> None:
-    """A cycle in the wait-for graph, or nobody can run though somebody has not finished."""
+    """A cycle in the wait-for graph, somebody who waits for one that has finished, or nobody can
+    run though somebody has not finished."""
     f.set("deadlock", 0)
     some = f.truth("ne", f.get("waiting"), 0)
     f.do(f"br i1 {some}, label %waitfor, label %stuck")
@@ -152,12 +153,14 @@ def emit_deadlock(f: Function, processes: int) -> None:
             reach[n] = f.bin("or", reach[n], more)
     found = "0"
     for n in range(processes):
-        found = f.bin("or", found, f.bin("and", f.bin("lshr", reach[n], n), 1))
+        hopeless = f.bin("and", reach[n], f.bin("or", f.get("ended"), 1 << n))
+        some = f.truth("ne", hopeless, 0)
+        found = f.bin("or", found, f.value(f"zext i1 {some} to i64"))
     f.set("deadlock", found)
     f.do("br label %stuck")
     f.label("stuck")
     idle = f.truth("eq", f.get("count"), 0)
-    unfinished = f.truth("ne", f.get("finished"), processes)
+    unfinished = f.truth("ne", f.get("ended"), (1 << processes) - 1)
     no_error = f.truth("eq", f.get("error"), 0)
     both = f.value(f"and i1 {idle}, {unfinished}")
     stuck = f.value(f"zext i1 {f.value(f'and i1 {both}, {no_error}')} to i64")
