@@ -65,11 +65,12 @@ test: $(STAMP) ## all tests
 check: lint ## lint and the tests that are not slow, in less than a minute
 	@$(PY) -m pytest -n $(WORKERS) -m "not slow"
 
-bench: bench/run ## measure: states/s of exploration, seconds to a verdict
+bench: bench/run ## measure: states/s of exploration, seconds to a verdict, MB/s of traces
 
 bench/run: $(STAMP)
 	@$(PY) -m bench.explore
 	@$(PY) -m bench.verdict
+	@$(PY) -m bench.trace
 
 golden: $(STAMP) ## accept what the golden tests print now; review the diff
 	@MMUWITNESS_GOLDEN=accept $(PY) -m pytest -q -m golden || test $$? = 5 # 5: there are none

@@ -3,8 +3,8 @@
 from functools import cache
 from pathlib import Path
 
-from mmuwitness.trace.ftrace import Trace
 from mmuwitness.trace.observed import ChangePteCounts, count_change_pte
+from mmuwitness.trace.open import open_trace
 
 DATA = Path(__file__).parents[1] / "data"
 ARM64 = "arm64/scn6.1_a57.trace.xz"
@@ -14,4 +14,4 @@ EFFECTS = ("changed_present", "installed_read_only", "installed_writable", "did_
 
 @cache
 def count(name: str) -> ChangePteCounts:
-    return count_change_pte(Trace(DATA / name))
+    return count_change_pte(open_trace(str(DATA / name)))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmuwitness.trace.ftrace import Trace
 from mmuwitness.trace.observed import ChangePteCounts, count_change_pte
+from mmuwitness.trace.open import open_trace
 from tests.trace.real_traces import ARM64, DATA, EFFECTS, TDP, count
 
 Edit = Callable[[list[str]], list[str]]
@@ -21,7 +21,7 @@ def count_edited(path: Path, name: str, edit: Edit) -> ChangePteCounts:
     changed = edit(lines)
     assert changed != lines
     path.write_text("".join(changed), encoding="utf-8")
-    return count_change_pte(Trace(path))
+    return count_change_pte(open_trace(str(path)))
 
 
 def first(lines: list[str], text: str, start: int = 0) -> int:

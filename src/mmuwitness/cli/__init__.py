@@ -10,12 +10,16 @@ from collections.abc import Callable
 
 import typer
 
-from mmuwitness.cli import model
+from mmuwitness.cli import audit, conform, export, model, record
 
 USAGE, INTERNAL = 2, 70
 VERBS: dict[str, Callable[..., None]] = {
     "verdict": model.verdict,
     "check": model.check,
+    "audit": audit.audit,
+    "conform": conform.conform,
+    "record": record.record,
+    "export": export.export,
     "replay": model.replay,
     "list": model.list_names,
     "explain": model.explain,

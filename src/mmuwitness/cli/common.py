@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from mmuwitness.trace.events import Trace
+
+DEMO = Path(__file__).parents[1] / "trace" / "demo.txt.xz"
 
 EraOption = Annotated[str, typer.Option("--era", help="A kernel: v6.1, v6.1.192, v2.6.32 ...")]
 ArchOption = Annotated[str, typer.Option("--arch", help="A secondary MMU: see `list arches`.")]
@@ -48,6 +56,21 @@ class Reporter:
     def tasks(self, number: int, total: int) -> None:
         self.line(f"{number} of {total} explored")
 
+    def read(self, done: int, total: int | None) -> None:
+        self.line(f"{done >> 20:,} MiB" + (f" of {total >> 20:,}" if total else ""))
+
     def close(self) -> None:
         if self.shown:
             sys.stderr.write("\r\033[K")
+
+
+@contextmanager
+def reading(trace: str | None) -> Iterator[Trace]:
+    """The trace of this name; None: the real one that comes with mmuwitness."""
+    from mmuwitness.trace.open import open_trace
+
+    reporter = Reporter()
+    try:
+        yield open_trace(trace or str(DEMO), reporter.read)
+    finally:
+        reporter.close()

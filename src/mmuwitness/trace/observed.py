@@ -5,14 +5,16 @@ show SPTEs. On arm64 it always returns 0; probes on the stores in stage2_map_wal
 return of kvm_pgtable_stage2_map() tell. Where nothing tells, a call is undecided, never idle.
 """
 
-import re
 import tomllib
+from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from errno import ENOMEM
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from mmuwitness.trace.ftrace import Event, Trace
+from mmuwitness.trace.events import Batch, Trace
 
 OBSERVED_TOML = Path(__file__).with_name("observed.toml")
 CHANGE_PTE = "kvm_mmu_notifier_change_pte"
@@ -20,7 +22,8 @@ SET_SPTE_GFN = "kvm_set_spte_gfn"
 IN_PROGRESS = ("mmu_invalidate_in_progress", "in_progress", "inprog")  # as probes' authors wrote
 ACTIVE = ("mn_active_invalidate_count", "mn_active", "active")
 X86_EVENTS = {"kvm_tdp_mmu_spte_changed", "kvm_mmu_set_spte", "kvm_mmu_spte_requested"}
-X86_SPTE = re.compile(r".*?(?:old_spte (?P<old>[0-9a-f]+) new_)?spte (?P<new>[0-9a-f]+)")
+# A kprobe on a function's entry may stand behind the landing pad (x86 ENDBR64, arm64 BTI): +0x4.
+ENTRY_OFFSET_MAX = 4
 X86_PRESENT, X86_WRITABLE = 1 << 11, 1 << 1  # SPTE_MMU_PRESENT_MASK, PT_WRITABLE_MASK
 ARM64_VALID, ARM64_WRITABLE = 1 << 0, 1 << 7  # KVM_PTE_VALID, KVM_PTE_LEAF_ATTR_LO_S2_S2AP_W
 
@@ -58,11 +61,54 @@ class ChangePteCounts:
         return ChangePteCounts(**sums)
 
 
+class _Event(NamedTuple):
+    """An event that shows an SPTE, or of a probe: those have a function."""
+
+    row: int
+    pid: int
+    name: str
+    fields: Mapping[str, Any]
+
+    @property
+    def function(self) -> str | None:
+        return self.fields.get("function")
+
+    @property
+    def returns(self) -> bool:
+        return "caller" in self.fields
+
+    @property
+    def enters(self) -> bool:
+        return not self.returns and (self.fields.get("offset") or 0) <= ENTRY_OFFSET_MAX
+
+    def number(self, *keys: str) -> int | None:
+        """The first of these fields that is there and is a number."""
+        values = (self.fields.get(key) for key in keys)
+        return next((value for value in values if isinstance(value, int)), None)
+
+
+def _events(batch: Batch) -> Iterator[_Event]:
+    pids, first = batch.events["pid"], batch.events["row"][0]
+    found = [
+        _Event(fields["row"], pids[fields["row"] - first], name, fields)
+        for name, table in batch.tables.items()
+        if "function" in table.columns or name in X86_EVENTS
+        for fields in table.iter_rows(named=True)
+    ]
+    return iter(sorted(found, key=lambda event: event.row))
+
+
+def _warnings(batch: Batch) -> int:
+    """WARNINGs of the kernel's log, as the console event repeats it."""
+    console = batch.tables.get("console")
+    return sum("WARNING: " in line for line in console["text"]) if console is not None else 0
+
+
 @dataclass
 class _Call:
     """One call of change_pte() or of its handler, from entry to return in the same task."""
 
-    lost_before: int
+    lost_before: int  # losses
     in_progress: int | None
     handlers: int = 0
     present: bool = False
@@ -71,18 +117,18 @@ class _Call:
     returned: int | None = None
     whole: bool = False  # its return was seen and nothing lost: what was seen belongs to it
 
-    def see(self, event: Event) -> None:
-        if event.name in X86_EVENTS and (spte := X86_SPTE.match(event.args)):
-            old, new = int(spte["old"] or "0", 16), int(spte["new"], 16)
+    def see(self, event: _Event) -> None:
+        if event.name in X86_EVENTS:
+            old, new = event.number("old_spte") or 0, event.number("new_spte", "spte") or 0
             self.present |= bool(old & X86_PRESENT)
             if (old | new) & X86_PRESENT:
                 self.stores_writable.append(bool(new & X86_WRITABLE))
-        elif (probe := event.probe) and not probe.returns and "stage2_map_" in probe.function:
+        elif not event.returns and "stage2_map_" in (event.function or ""):
             # A store's own `old` is read after break-before-make; the walker's, before.
             self.present |= bool((event.number("old") or 0) & ARM64_VALID)
             if (pte := event.number("new") or 0) & ARM64_VALID:
                 self.stores_writable.append(bool(pte & ARM64_WRITABLE))
-        elif probe and probe.function == "kvm_pgtable_stage2_map" and probe.returns:
+        elif event.returns and event.function == "kvm_pgtable_stage2_map":
             self.mapped = event.number("ret")
 
     def effect(self, x86: bool) -> str:
@@ -94,35 +140,46 @@ class _Call:
         return "did_nothing" if nothing else "undecided"
 
 
+def _lost_before(trace: Trace) -> Callable[[int], int]:
+    """How many losses were noted before a row."""
+    rows = [loss.row for loss in trace.losses]
+    return lambda row: bisect_right(rows, row)
+
+
 def count_change_pte(trace: Trace) -> ChangePteCounts:
     """Follow each task into change_pte() and its handler, and count what happened inside."""
     names, entries, probe_names = Counter[str](), Counter[str](), dict[tuple[str, bool], str]()
     inside, active, warnings = dict[tuple[str, int], _Call](), list[int](), 0
     calls: dict[str, list[_Call]] = {CHANGE_PTE: [], SET_SPTE_GFN: []}
-    for event in trace:
-        names[event.name] += 1
-        warnings += event.name == "console" and "WARNING: " in event.args
-        if handler := inside.get((SET_SPTE_GFN, event.pid)):
-            handler.see(event)
-        if not (probe := event.probe) or not (probe.enters or probe.returns):
-            continue
-        # A function may carry two probes (a kprobe and an fprobe): only the first one counts.
-        if probe_names.setdefault((probe.function, probe.returns), event.name) != event.name:
-            continue
-        if probe.returns:
-            if call := inside.pop((probe.function, event.pid), None):
-                call.returned, call.whole = event.number("ret"), call.lost_before == trace.lost
-            continue
-        entries[probe.function] += 1
-        if probe.function in calls:
-            call = _Call(trace.lost, event.number(*IN_PROGRESS))
-            if probe.function == SET_SPTE_GFN and (caller := inside.get((CHANGE_PTE, event.pid))):
-                caller.handlers += 1
-                if call.in_progress is None:
-                    call.in_progress = caller.in_progress
-            active += [n for n in [event.number(*ACTIVE)] if n is not None]
-            inside[probe.function, event.pid] = call
-            calls[probe.function].append(call)
+    for batch in trace.batches():
+        names.update(dict(batch.events["event"].value_counts().iter_rows()))
+        warnings += _warnings(batch)
+        lost_before = _lost_before(trace)
+        for event in _events(batch):
+            if handler := inside.get((SET_SPTE_GFN, event.pid)):
+                handler.see(event)
+            function = event.function
+            if function is None or not (event.enters or event.returns):
+                continue
+            # A function may carry two probes (a kprobe and an fprobe): only the first one counts.
+            key = (function, event.returns)
+            if probe_names.setdefault(key, event.name) != event.name:
+                continue
+            lost = lost_before(event.row)
+            if event.returns:
+                if call := inside.pop((function, event.pid), None):
+                    call.returned, call.whole = event.number("ret"), call.lost_before == lost
+                continue
+            entries[function] += 1
+            if function in calls:
+                call = _Call(lost, event.number(*IN_PROGRESS))
+                if function == SET_SPTE_GFN and (caller := inside.get((CHANGE_PTE, event.pid))):
+                    caller.handlers += 1
+                    if call.in_progress is None:
+                        call.in_progress = caller.in_progress
+                active += [n for n in [event.number(*ACTIVE)] if n is not None]
+                inside[function, event.pid] = call
+                calls[function].append(call)
 
     callers, handlers = calls[CHANGE_PTE], calls[SET_SPTE_GFN]
     x86 = not X86_EVENTS.isdisjoint(names)

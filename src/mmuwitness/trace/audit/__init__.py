@@ -1,0 +1,1 @@
+"""Who invalidated guest memory, and what it cost."""

@@ -1,0 +1,1 @@
+"""trace-cmd's binary trace.dat, as the event table."""

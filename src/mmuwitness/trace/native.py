@@ -1,0 +1,85 @@
+"""Loops over bytes, compiled once by numba and loaded from the cache through llvmlite alone.
+
+The source of such a loop uses int64 words and addresses only, as the search core does (see
+explore/search_words), so that its machine code needs neither Python nor numba at run time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmuwitness.process.disk_cache import cached
+from mmuwitness.process.native import Library, machine_key, target_machine
+
+ALLOWED = {"memcpy", "memmove", "memset", "bcmp", "memcmp"}  # libc, as LLVM may call it
+
+
+class NativeLoops:
+    """The compiled functions of a module, each from some int64 arguments to an int64.
+
+    They are called through ctypes: each call releases the GIL.
+    """
+
+    def __init__(self, module: str, sources: tuple[str, ...], entries: Mapping[str, int]) -> None:
+        """`module` of this package (as "dat.core") holds the `entries`, functions by name with
+        the number of their arguments; `sources` are the files of the package on which its code
+        depends."""
+        here = Path(__file__).parent
+        words = here.parent / "explore"
+        files = [here / name for name in (*sources, "native.py")]
+        files += [words / name for name in ("search_words.py", "search_table.py")]
+        texts = [file.read_text() for file in files]
+        key = (*texts, *(f"{name} {count}" for name, count in entries.items()), *machine_key())
+        self._library = Library(cached(module, key, lambda: compile_loops(module, entries)))
+        self._functions = {
+            name: ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * count)(
+                self._library.address(name)
+            )
+            for name, count in entries.items()
+        }
+
+    def __getitem__(self, name: str) -> Callable[..., int]:
+        return self._functions[name]
+
+
+def compile_loops(module: str, entries: Mapping[str, int]) -> bytes:
+    """Object code in which each entry is a plain C function of int64 arguments."""
+    import llvmlite.binding as llvm
+    from numba import int64
+
+    source: Any = importlib.import_module(f"{__package__}.{module}")
+    linked = llvm.parse_assembly("")
+    wrappers = ""
+    for name, count in entries.items():
+        signature = (int64,) * count
+        function = getattr(source, name)
+        function.compile(signature)
+        compiled = llvm.parse_assembly(function.inspect_llvm(signature))
+        mangled = function.overloads[signature].fndesc.llvm_func_name
+        compiled.get_function(mangled).name = f"loop_{name}"
+        linked.link_in(compiled)
+        inputs = ", ".join(f"i64 %a{number}" for number in range(count))
+        # numba's calling convention: i32 status (result pointer, exception pointer, arguments).
+        wrappers += (
+            f"\ndefine i64 @{name}({inputs}) {{\n"
+            "  %result = alloca i64\n  %exception = alloca ptr\n"
+            f"  %status = call i32 @loop_{name}(ptr %result, ptr %exception, {inputs})\n"
+            "  %value = load i64, ptr %result\n  ret i64 %value\n}\n"
+        )
+    whole = llvm.parse_assembly(str(linked) + wrappers)
+    whole.verify()
+    machine = target_machine()
+    for function in whole.functions:
+        if not function.is_declaration and function.name not in entries:
+            function.linkage = "internal"
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(3))
+    builder.getModulePassManager().run(whole, builder)
+    for function in whole.functions:
+        outside = function.is_declaration and not function.name.startswith("llvm.")
+        if outside and function.name not in ALLOWED:
+            raise RuntimeError(f"compiled {module} would need {function.name} at run time")
+    return bytes(machine.emit_object(whole))

@@ -1,0 +1,200 @@
+"""Does an event fit a label: same function or tracepoint, called from there, with equal arguments.
+
+The model has a few pages with numbers; the trace has addresses, gfns and pfns. Which stands for
+which is found out on the way (`Names`), is the same along one activity of one task, and is
+forgotten when the next begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mmuwitness.model.state import Kind
+from mmuwitness.trace.paths.graph import Word, part_of
+from mmuwitness.trace.paths.observe import CALLS, FUNCTIONS, Check, Label
+
+PAGE_SHIFT = 12
+PFN_MASK = (1 << 40) - 1
+PTE_WRITE, PTE_DIRTY = 1 << 1, 1 << 6
+SPTE_WRITABLE, SPTE_ACCESS = 1 << 1, 0b111
+"""No bit of ACCESS is set in an SPTE that maps nothing: 0, bit 63, MMIO, a removed one."""
+PFN_ERROR, PFN_NO_SLOT = 0x7FF << 52, 0xFFF << 52
+"""KVM_PFN_ERR_*: what hva_to_pfn() returns for an address without a page."""
+
+Names = frozenset[tuple[Any, int]]
+"""What the model's values are called in the trace."""
+
+
+class Seen(NamedTuple):
+    """An event of a trace that the model may have."""
+
+    row: int
+    place: int
+    time_ns: int
+    pid: int
+    task: str
+    what: str  # "enter", "leave", "trace", or "user": the task was in the guest or in user mode
+    name: str  # of the kernel's function, or of the tracepoint
+    fields: dict[str, Any]
+    caller: str  # where a return goes, "" if it is not known
+    stack: tuple[str, ...]  # innermost first; () if none was recorded
+
+    def __str__(self) -> str:
+        text = {"enter": "{}()", "leave": "return from {}()", "trace": "{}", "user": "{}"}
+        shown = [f"{k}={v:#x}" if isinstance(v, int) else f"{k}={v}" for k, v in self.shown()]
+        return " ".join([text[self.what].format(self.name), *shown])
+
+    def shown(self) -> list[tuple[str, Any]]:
+        """The arguments that say most, for a person."""
+        wanted = ("start", "end", "addr", "gfn", "pfn", "pte", "new_spte", "spte", "ret")
+        pairs = [(k, v) for k, v in self.fields.items() if k in wanted and v is not None]
+        return [*pairs, ("caller", self.caller)] if self.caller else pairs
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """sizes: of the model's world; slot_pages: of its memslot.
+
+    nested: the hardware walks the guest's page tables, so that a fault tells a physical address.
+    outcomes: what a fault came to -> the codes that this kernel returns for it.
+    visible: functions seen in stacks. foreign: functions of the kernel that the model does not
+    have, as far as we know them."""
+
+    sizes: dict[str, int]
+    slot_pages: int
+    nested: bool
+    outcomes: Mapping[str, Collection[int]]
+    visible: frozenset[str]
+    foreign: frozenset[str]
+
+    def match(self, label: Label, seen: Seen, names: Names) -> Names | None:
+        """The names after an event of the label's function or tracepoint; None: it does not fit."""
+        if (seen.caller or seen.stack) and not self.called_from(label, seen):
+            return None
+        if not label.checks:
+            return names
+        known = dict(names)
+        for check in label.checks:
+            value = next((seen.fields[n] for n in check.names if n in seen.fields), None)
+            if isinstance(value, int) and not self.holds(check, value, known):
+                return None
+        return names if len(known) == len(names) else frozenset(known.items())
+
+    def called_from(self, label: Label, seen: Seen) -> bool:
+        if seen.caller in FUNCTIONS or seen.caller in self.foreign:
+            return seen.caller in label.frames
+        if not seen.stack:
+            return True
+        around = set(label.frames)
+        if any(f in self.foreign or (f in FUNCTIONS and f not in around) for f in seen.stack):
+            return False
+        return all(f in seen.stack for f in around & self.visible & OWN_FRAMES)
+
+    def holds(self, check: Check, value: int, known: dict[Any, int]) -> bool:
+        if isinstance(check.word, str):
+            return signed(value) in self.outcomes[check.word] or (
+                check.word in ("error", "failed") and signed(value) < 0
+            )
+        role: Any = getattr(self, f"role_{check.role}")
+        return bool(role(check.word, check.kind, value, known))
+
+    # -- roles: what a number of the trace has to do with one of the model ------------------------
+
+    def role_hva(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        return self.page_number("hva", word, value >> PAGE_SHIFT, known)
+
+    def role_hva_end(self, word: Word, kind: Kind | None, value: int, known: Any) -> bool:
+        last = word - 1 if isinstance(word, int) else word
+        return self.page_number("hva", last, (value - 1) >> PAGE_SHIFT, known)
+
+    def role_faulting(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        """The guest's physical address; with shadow paging its virtual one."""
+        if self.nested:
+            return self.page_number("gfn", word, value >> PAGE_SHIFT, known)
+        return self.same("gva", word, value >> PAGE_SHIFT, known)
+
+    def role_gfn(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        return self.page_number("gfn", word, value, known)
+
+    def role_gfn_end(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        return self.page_number(
+            "gfn", word - 1 if isinstance(word, int) else word, value - 1, known
+        )
+
+    def page_number(self, space: str, word: Word, value: int, known: dict[Any, int]) -> bool:
+        """One page is one number, in the order in which they are met; a memslot is linear."""
+        if not isinstance(word, int):
+            return True
+        if (space, word) in known:
+            return known[space, word] == value
+        if any(key[0] == space and have == value for key, have in known.items()):
+            return False
+        if 0 < word < self.slot_pages and ("hva", 0) not in known and ("gfn", 0) not in known:
+            return False
+        known[space, word] = value
+        if word < self.slot_pages and ("hva", word) in known and ("gfn", word) in known:
+            offset = known["hva", word] - known["gfn", word]
+            return known.setdefault(("offset", 0), offset) == offset
+        return True
+
+    def role_pfn(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        missing = value & PFN_ERROR != 0
+        if word == 0 or missing:
+            return word == 0 and missing
+        return self.same("pfn", word, value, known)
+
+    def role_pointer(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        if word == 0 or value == 0:
+            return word == value
+        return self.same("pointer", word, value, known)
+
+    def same(self, space: str, word: Word, value: int, known: dict[Any, int]) -> bool:
+        return known.setdefault((space, word), value) == value
+
+    def role_pte(self, word: Word, kind: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        """x86: the same value all along, with what the model says of its parts."""
+        for name, bit in (("write", PTE_WRITE), ("dirty", PTE_DIRTY)):
+            part = part_of(word, kind, name, self.sizes)
+            if isinstance(part, int) and bool(part) is not bool(value & bit):
+                return False
+        page = part_of(word, kind, "page", self.sizes)
+        pfn = value >> PAGE_SHIFT & PFN_MASK
+        return self.same("pfn", page, pfn, known) and self.same("pte", word, value, known)
+
+    def role_spte(self, word: Word, kind: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        present = value & SPTE_ACCESS != 0
+        modelled = part_of(word, kind, "present", self.sizes)
+        if isinstance(modelled, int) and bool(modelled) is not present:
+            return False
+        if not present:
+            return True
+        if value & SPTE_WRITABLE and part_of(word, kind, "write", self.sizes) == 0:
+            return False
+        return self.role_spte_page(part_of(word, kind, "page", self.sizes), kind, value, known)
+
+    def role_spte_page(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
+        return self.same("pfn", word, value >> PAGE_SHIFT & PFN_MASK, known)
+
+    def role_flag(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
+        return not isinstance(word, int) or value & 0xFF == word
+
+    def role_errno(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
+        return not isinstance(word, int) or bool(word) is (value == 0)
+
+    def role_zero(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
+        return value == 0
+
+
+OWN_FRAMES = frozenset(
+    name for row in CALLS.values() if not row.tail_called for name in row.kernel
+) - {"kvm_tdp_mmu_unmap_gfn_range", "kvm_tdp_mmu_set_spte_gfn"}
+"""Functions that a stack shows whenever they are active (unless they are inlined everywhere)."""
+
+
+def signed(value: int) -> int:
+    """A return value as the kernel means it, whatever width it was recorded with."""
+    if value >= 1 << 63:
+        return value - (1 << 64)
+    return value - (1 << 32) if 1 << 31 <= value < 1 << 32 else value

@@ -1,0 +1,1 @@
+"""Recording a trace on a live host."""

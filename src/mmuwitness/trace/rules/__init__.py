@@ -1,0 +1,1 @@
+"""What every trace keeps to: the first level of conform."""

@@ -1,0 +1,1 @@
+"""Text of ftrace, trace-cmd and perf, as the event table."""
