@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -116,6 +116,17 @@ def compiled_program(
     if path:
         add_to_index(path, made)
     return made, code
+
+
+def thorough_code(
+    scenario: Scenario, era: Era, arch: str, how: Folding, compiled: Compiled
+) -> bytes:
+    """Code that does what that of `compiled_program` does, and took longer to make."""
+
+    def text() -> str:
+        return fold_scenario(scenario, era, arch, how.claims, how.every).lowered.text
+
+    return object_code(compiled.digest, replace(how, thorough=True), text)
 
 
 def object_code(digest: str, how: Folding, text: Callable[[], str]) -> bytes:
