@@ -25,7 +25,7 @@ from mmuwitness.explore.search_memory import (
     Worker,
 )
 
-DIVIDE_STATES = 1 << 16  # a smaller search ends before threads would pay,
+DIVIDE_STATES = 1 << 15  # a smaller search ends before threads would pay,
 DIVIDE_FRONTIER = 1 << 12  # and where levels are smaller, threads would only wait for each other
 NEVER = 1 << 62
 BATCH_ROOM = 2048  # successors: a batch stays in the second-level cache
@@ -80,10 +80,10 @@ class Workers:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.began = self.reported = time.perf_counter()
         self.states_reported = 0
         self.improve = request.improve
         self.core = core_cache.search_core(len(request.initial))
+        self.began = self.reported = time.perf_counter()
         self.stopped: str | None = None  # "memory", "indices" or "interrupted"
         self._halt = False
         self._failure: BaseException | None = None
