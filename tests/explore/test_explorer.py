@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from mmuwitness.explore import explorer, search_workers
 from mmuwitness.explore.explorer import explore
-from mmuwitness.explore.programs import Folding, compiled_program
+from mmuwitness.explore.programs import Folding, compiled_program, thorough_code
 from mmuwitness.model.claims import CLAIMS
 from mmuwitness.model.era import Era
 from mmuwitness.model.scenarios import find_scenario
@@ -39,6 +40,26 @@ def test_thorough_code_finds_the_same() -> None:
     scenario = find_scenario("uprobe")
     quick = explore(scenario, ERA, "arm64")
     assert facts(quick) == facts(explore(scenario, ERA, "arm64", folding=Folding(thorough=True)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_long_search_goes_on_with_better_code(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = find_scenario("cow")
+    quick = explore(scenario, ERA, "x86-tdp")
+    made = []
+
+    def made_better(*arguments):
+        made.append(thorough_code(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(explorer, "thorough_code", made_better)
+    monkeypatch.setattr(search_workers, "IMPROVE_SECONDS", 0.0)
+    monkeypatch.setattr(search_workers, "CALL_SECONDS", 0.001)
+    improved = explore(scenario, ERA, "x86-tdp", threads=threads)
+    assert facts(improved) == facts(quick)
+    assert len(made) == 1 and made[0] != compiled_program(scenario, ERA, "x86-tdp", Folding())[1]
 
 
 def test_memory_limit_keeps_what_was_found() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from mmuwitness.process.disk_cache import cached
-from mmuwitness.process.native import Library, machine_key, target_machine
+from mmuwitness.process.native import Library, compile_alone, machine_key
 
 _SOURCES = (
     "core_cache.py",
@@ -25,7 +25,6 @@ _SOURCES = (
     "search_core.py",
 )
 _ENTRIES = {"run": 1, "enter": 2, "deal": 4}  # i64 arguments after (worker, width)
-_ALLOWED = {"memcpy", "memmove", "memset", "bcmp", "memcmp"}  # libc, as LLVM may call it
 
 
 class Core:
@@ -69,17 +68,7 @@ def _specialized(key: tuple[str, ...], width: int) -> bytes:
         )
     module = llvm.parse_assembly(text)
     module.verify()
-    machine = target_machine()
-    for function in module.functions:
-        if not function.is_declaration and function.name not in _ENTRIES:
-            function.linkage = "internal"
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(3))
-    builder.getModulePassManager().run(module, builder)
-    for function in module.functions:
-        outside = function.is_declaration and not function.name.startswith("llvm.")
-        if outside and function.name not in _ALLOWED:
-            raise RuntimeError(f"the compiled search loop would need {function.name} at run time")
-    return bytes(machine.emit_object(module))
+    return compile_alone(module, _ENTRIES)
 
 
 def _compiled() -> bytes:

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from mmuwitness.explore.programs import MERGED, Compiled, Folding, compiled_program
+from mmuwitness.explore.programs import (
+    MERGED,
+    Compiled,
+    Folding,
+    compiled_program,
+    thorough_code,
+)
 from mmuwitness.explore.search import Progress, SearchResult, search
 from mmuwitness.model.claims import CLAIMS, Claim
 from mmuwitness.model.era import Era
@@ -112,9 +118,17 @@ def explore(
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     progress: Callable[[Progress], None] | None = None,
 ) -> Exploration:
-    """Every state of a scenario; see `SearchResult.stopped` for why a search ended early."""
+    """Every state of a scenario; see `SearchResult.stopped` for why a search ended early.
+
+    A search that takes more than a second goes on with code that was optimised meanwhile."""
     compiled, code = compiled_program(scenario, era, arch, folding)
     native = NativeProgram(code)
+    better: list[NativeProgram] = []  # held as long as the search may call it
+
+    def improve() -> int:
+        better.append(NativeProgram(thorough_code(scenario, era, arch, folding, compiled)))
+        return better[0].address
+
     result = search(
         native.address,
         compiled.initial,
@@ -122,5 +136,6 @@ def explore(
         threads=threads,
         memory_limit_bytes=memory_limit_bytes,
         progress=progress,
+        improve=None if folding.thorough else improve,
     )
     return Exploration(scenario, era, arch, folding, compiled, result, native)

@@ -117,6 +117,17 @@ def compiled_program(
     return made, code
 
 
+def thorough_code(
+    scenario: Scenario, era: Era, arch: str, how: Folding, compiled: Compiled
+) -> bytes:
+    """Code that does what that of `compiled_program` does, and took longer to make."""
+
+    def text() -> str:
+        return fold_scenario(scenario, era, arch, how.claims, how.every).lowered.text
+
+    return object_code(compiled.digest, replace(how, thorough=True), text)
+
+
 def object_code(digest: str, how: Folding, text: Callable[[], str]) -> bytes:
     """Machine code of a program, compiled from its IR unless the cache has it."""
     key = (sources_digest(), digest, str(how.thorough))

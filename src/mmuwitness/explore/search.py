@@ -99,14 +99,17 @@ def search(
     memory_limit_bytes: int | None = None,
     stop_when: StopWhen | None = None,
     progress: Callable[[Progress], None] | None = None,
+    improve: Callable[[], int] | None = None,
 ) -> SearchResult:
     """Visit every state that the model reaches from the initial one.
 
     `successors_address` is the address of a native function as described above; it must stay
     valid, and is called by several threads at once if `threads` > 1 and the search is large.
-    `progress` is called at most ten times a second. Ctrl-C and the memory limit end the search
-    with what it has. Raises ValueError for arguments out of range, RuntimeError for a model that
-    returns more successors than it may, and OSError if there is no memory to begin with.
+    `progress` is called at most ten times a second. `improve` is called once if the search takes
+    long, and gives the address of a function that does the same, faster. Ctrl-C and the memory
+    limit end the search with what it has. Raises ValueError for arguments out of range,
+    RuntimeError for a model that returns more successors than it may, and OSError if there is no
+    memory to begin with.
     """
     if successors_address <= 0:
         raise ValueError("the model's successor function has no address")
@@ -124,6 +127,7 @@ def search(
         stop_when or StopWhen(),
         limit,
         progress,
+        improve,
     )
     workers = Workers(request)
     workers.run(threads)

@@ -227,7 +227,7 @@ class Part:
     def make_room(self) -> str | None:
         """Room for `needed` more states. None, or the reason why it cannot be."""
         worker = self.worker
-        wanted = worker.count * (4 if worker.count < 1 << 16 else 2) + worker.needed
+        wanted = worker.count * (4 if worker.count < 1 << 20 else 2) + worker.needed
         if min(wanted, self.most) < worker.count + worker.needed:
             return self.limit
         try:

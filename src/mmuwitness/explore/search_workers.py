@@ -25,7 +25,7 @@ from mmuwitness.explore.search_memory import (
     Worker,
 )
 
-DIVIDE_STATES = 1 << 16  # a smaller search ends before threads would pay,
+DIVIDE_STATES = 1 << 15  # a smaller search ends before threads would pay,
 DIVIDE_FRONTIER = 1 << 12  # and where levels are smaller, threads would only wait for each other
 NEVER = 1 << 62
 BATCH_ROOM = 2048  # successors: a batch stays in the second-level cache
@@ -36,6 +36,7 @@ PATIENCE = 3000  # looks, or a few ten microseconds, that a worker waits for ano
 SLEEP_SECONDS = 50e-6  # sleeps: so long at first, doubled while nothing comes, up to
 SLEEP_SECONDS_MAX = 1e-3  # this; the other one may need this processor
 REPORT_SECONDS = 0.1
+IMPROVE_SECONDS = 1.0  # a search that takes longer is worth better code
 MASK = (1 << 64) - 1
 
 
@@ -71,6 +72,7 @@ class Request:
     stop_when: StopWhen
     memory_limit_bytes: int
     progress: Callable[[Progress], None] | None
+    improve: Callable[[], int] | None
 
 
 class Workers:
@@ -78,9 +80,10 @@ class Workers:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.began = self.reported = time.perf_counter()
         self.states_reported = 0
+        self.improve = request.improve
         self.core = core_cache.search_core(len(request.initial))
+        self.began = self.reported = time.perf_counter()
         self.stopped: str | None = None  # "memory", "indices" or "interrupted"
         self._halt = False
         self._failure: BaseException | None = None
@@ -138,12 +141,12 @@ class Workers:
         lone = self.parts[0]
         lone.worker.divide_states = DIVIDE_STATES if threads > 1 else NEVER
         try:
-            status = self._drive(lone, self._report)
+            status = self._drive(lone, self._tick)
             if status == Status.LARGE and self._divide(threads):
                 self._drive_all()
             elif status == Status.LARGE:
                 lone.worker.divide_states = NEVER
-                self._drive(lone, self._report)
+                self._drive(lone, self._tick)
         except KeyboardInterrupt:
             self.stopped = "interrupted"
         finally:
@@ -160,7 +163,7 @@ class Workers:
             except KeyboardInterrupt:
                 continue
 
-    def _drive(self, part: Part, report: Callable[[], None] | None) -> Status:
+    def _drive(self, part: Part, tick: Callable[[], None] | None) -> Status:
         """Let one worker run to its end, or until all are told to halt."""
         worker, budget, sleep = part.worker, FIRST_BUDGET, SLEEP_SECONDS
         while not self._halt:
@@ -188,8 +191,8 @@ class Workers:
                 )
             else:
                 return status
-            if report is not None:
-                report()
+            if tick is not None:
+                tick()
         return Status.SPENT
 
     def _divide(self, threads: int) -> bool:
@@ -251,9 +254,18 @@ class Workers:
         while len(self._ended) < len(self.parts):
             bell.wait(CALL_SECONDS)
             bell.clear()
-            self._report()
+            self._tick()
         if self._failure is not None:
             raise self._failure
+
+    def _tick(self) -> None:
+        """What is due between two calls of the loop."""
+        if self.improve is not None and time.perf_counter() - self.began > IMPROVE_SECONDS:
+            improve, self.improve = self.improve, None
+            address = improve()  # workers on threads of their own go on meanwhile
+            for part in self.parts:
+                part.worker.successors = address  # read anew for each batch
+        self._report()
 
     def _report(self) -> None:
         progress, now = self.request.progress, time.perf_counter()

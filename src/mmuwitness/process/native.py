@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Collection
 
 import llvmlite
 import llvmlite.binding as llvm
+
+LIBC = {"memcpy", "memmove", "memset", "bcmp", "memcmp"}  # as LLVM may call it
 
 
 @functools.cache
@@ -66,6 +69,22 @@ def compile_ir(text: str, thorough: bool = False) -> bytes:
         passes = llvm.create_new_module_pass_manager()
         passes.add_sroa_pass()
     passes.run(module, builder)
+    return bytes(machine.emit_object(module))
+
+
+def compile_alone(module: llvm.ModuleRef, entries: Collection[str]) -> bytes:
+    """Object code of a module that exports only these functions, and needs nothing at run time
+    but what libc has for memory.  RuntimeError if it would."""
+    machine = target_machine()
+    for function in module.functions:
+        if not function.is_declaration and function.name not in entries:
+            function.linkage = "internal"
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(3))
+    builder.getModulePassManager().run(module, builder)
+    for function in module.functions:
+        outside = function.is_declaration and not function.name.startswith("llvm.")
+        if outside and function.name not in LIBC:
+            raise RuntimeError(f"the compiled loops would need {function.name} at run time")
     return bytes(machine.emit_object(module))
 
 

@@ -287,9 +287,8 @@ def uses(op: Op) -> Iterable[Reg]:
     return (a for a in op.args if isinstance(a, Reg))
 
 
-def add_liveness(steps: Steps) -> None:
-    """Which registers are live at every boundary: backward, joined by union."""
-    process = steps.process
+def live_on_entry(process: Process) -> dict[int, frozenset[Reg]]:
+    """Which registers are live where each block begins: backward, joined by union."""
     entering: dict[int, frozenset[Reg]] = {}
     changed = True
     while changed:
@@ -301,6 +300,12 @@ def add_liveness(steps: Steps) -> None:
             if entering.get(id(block)) != live:
                 entering[id(block)] = live
                 changed = True
+    return entering
+
+
+def add_liveness(steps: Steps) -> None:
+    """Which registers are live at every boundary."""
+    entering = live_on_entry(steps.process)
     for boundary in steps.boundaries:
         live = live_at_end(boundary.block, entering)
         for op in reversed(boundary.block.ops[boundary.position :]):

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mmuwitness.model.era import Era, UnknownName
+from mmuwitness.model.era import Era
 from mmuwitness.trace.events import Trace
 from mmuwitness.trace.facts import Fact, FactReader
-from mmuwitness.trace.kernel import Dialect
+from mmuwitness.trace.kernel import Dialect, era_of_release
 from mmuwitness.trace.rules.change_pte import (
     ChangePteAlone,
     ChangePteCounted,
@@ -151,21 +151,13 @@ class RulesResult:
         return bool(self.departures)
 
 
-def era_of(release: str) -> Era | None:
-    """The kernel of a release such as 6.1.0-56-amd64, by its series."""
-    try:
-        return Era(".".join(release.lstrip("v").split(".")[:2]))
-    except UnknownName:
-        return None
-
-
 def check_rules(trace: Trace) -> RulesResult:
     """Hold a whole trace against all rules. TraceError if it is none."""
     reader, around, checker = FactReader(columns=COLUMNS), Around(), RuleChecker()
     losses = events = 0
     for batch in trace.batches():
         if not events and trace.release:
-            checker = RuleChecker(era=era_of(trace.release))
+            checker = RuleChecker(era=era_of_release(trace.release))
         facts = list(reader.read(batch).rows())
         checker.dialect.learn(reader)
         first = 0

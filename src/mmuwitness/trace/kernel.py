@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.trace.facts import FactReader
 from mmuwitness.trace.tracepoints import Kind
 
@@ -85,3 +86,11 @@ class Dialect:
     def pfn(pte: int) -> int:
         """The page frame that it maps."""
         return (pte & PFN_MASK) >> 12
+
+
+def era_of_release(release: str | None) -> Era | None:
+    """The kernel of a release such as 6.1.0-56-amd64, by its series; None: it names none."""
+    try:
+        return Era(".".join((release or "").lstrip("v").split(".")[:2]))
+    except UnknownName:
+        return None

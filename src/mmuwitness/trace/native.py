@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmuwitness.process.disk_cache import cached
-from mmuwitness.process.native import Library, machine_key, target_machine
-
-ALLOWED = {"memcpy", "memmove", "memset", "bcmp", "memcmp"}  # libc, as LLVM may call it
+from mmuwitness.process.native import Library, compile_alone, machine_key
 
 
 class NativeLoops:
@@ -72,14 +70,4 @@ def compile_loops(module: str, entries: Mapping[str, int]) -> bytes:
         )
     whole = llvm.parse_assembly(str(linked) + wrappers)
     whole.verify()
-    machine = target_machine()
-    for function in whole.functions:
-        if not function.is_declaration and function.name not in entries:
-            function.linkage = "internal"
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(3))
-    builder.getModulePassManager().run(whole, builder)
-    for function in whole.functions:
-        outside = function.is_declaration and not function.name.startswith("llvm.")
-        if outside and function.name not in ALLOWED:
-            raise RuntimeError(f"compiled {module} would need {function.name} at run time")
-    return bytes(machine.emit_object(whole))
+    return compile_alone(whole, entries)

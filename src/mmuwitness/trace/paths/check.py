@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mmuwitness.model.era import Era, UnknownName
-from mmuwitness.trace.kernel import ARM64, SHADOW, TDP, Dialect
+from mmuwitness.model.era import Era
+from mmuwitness.trace.kernel import ARM64, SHADOW, TDP, Dialect, era_of_release
 from mmuwitness.trace.paths.events import Recorded, events_of, scan
 from mmuwitness.trace.paths.kernel import Kernel, automaton_of
 from mmuwitness.trace.paths.match import Seen
@@ -163,11 +163,8 @@ def why_not(recorded: Recorded) -> str:
 def era_of(release: str | None, recorded: Recorded) -> Era:
     """The series that the trace names; else an old or a new kernel, by what only one of them has:
     KVM's range in hvas or gfns, the value of a zapped SPTE, change_pte."""
-    if release:
-        try:
-            return Era(".".join(release.lstrip("v").split(".")[:2]))
-        except UnknownName:
-            pass
+    if named := era_of_release(release):
+        return named
     old = recorded.windows_over["hva"], recorded.zapped[0], change_ptes(recorded)
     new = recorded.windows_over["gfn"], recorded.zapped[1 << 63], False
     for before, after in zip(old, new, strict=True):

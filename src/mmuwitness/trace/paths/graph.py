@@ -24,7 +24,7 @@ from mmuwitness.process.ghosts import drop_ghosts
 from mmuwitness.process.ir import Block, Op, Operand, Process, Reg
 from mmuwitness.process.program import written
 from mmuwitness.process.simplify import FUNCTIONS, simplify
-from mmuwitness.process.steps import before_op, live_at_end
+from mmuwitness.process.steps import before_op, live_at_end, live_on_entry
 from mmuwitness.process.values import Const, Dyn, Folded, Many, Record
 
 Word = int | tuple[Any, ...]
@@ -202,16 +202,7 @@ class Graph:
 
 def live_registers(process: Process) -> list[list[frozenset[Reg]]]:
     """For each block the registers that are live before each of its operations, and at its end."""
-    entering: dict[int, frozenset[Reg]] = {}
-    changed = True
-    while changed:
-        changed = False
-        for block in reversed(process.blocks):
-            live = live_at_end(block, entering)
-            for op in reversed(block.ops):
-                live = before_op(op, live)
-            changed = changed or entering.get(id(block)) != live
-            entering[id(block)] = live
+    entering = live_on_entry(process)
     result = []
     for block in process.blocks:
         at = [live_at_end(block, entering)]
