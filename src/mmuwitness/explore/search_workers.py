@@ -25,7 +25,7 @@ from mmuwitness.explore.search_memory import (
     Worker,
 )
 
-DIVIDE_STATES = 1 << 15  # a smaller search ends before threads would pay,
+DIVIDE_STATES = 1 << 16  # a smaller search ends before threads would pay,
 DIVIDE_FRONTIER = 1 << 12  # and where levels are smaller, threads would only wait for each other
 NEVER = 1 << 62
 BATCH_ROOM = 2048  # successors: a batch stays in the second-level cache
