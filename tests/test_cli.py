@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmuwitness.cli import main
+from mmuwitness.model.bugs.bug import corpus
 from mmuwitness.model.claims import CLAIMS
 from mmuwitness.model.features import FEATURES
 from mmuwitness.model.host import ARCHES
@@ -406,6 +407,7 @@ NAMES = {
     "eras": set(RELEASES),
     "features": {row.name for row in FEATURES},
     "functions": set(functions()),
+    "bugs": set(corpus()),
 }
 
 
@@ -427,6 +429,9 @@ def test_list_names_everything(kind: str) -> None:
                            "until commit 997308f9ae72", "known from: source read"]),
         ("v6.1.36", ["kernel v6.1.36", "arm64: ", "change_pte_skips_invalid_slot"]),
         ("wp_page_copy", ["function wp_page_copy(mm, addr, orig_pte, unshare)", "of mm/memory.c"]),
+        ("h5", ["bug H5", "fixed by c2655835fd8c", "known from: source read", "Violates I8",
+                "v5.12 -nonblock_start_paired", "Run: mmuwitness check --bug H5"]),
+        ("R1", ["bug R1", "brought by 6bdb913f0a70", "its own kvm_change_spte_gfn()"]),
         ("X86.page_fault", ["function X86.page_fault(self, vcpu, fault)", "arch/x86/kvm/mmu"]),
     ],
 )  # fmt: skip

@@ -13,15 +13,11 @@ import pytest
 from mmuwitness.explore.explorer import explore
 from mmuwitness.explore.programs import fold_scenario
 from mmuwitness.explore.replay import Replay
+from mmuwitness.model.bugs.bug import find_bug
 from mmuwitness.model.claims import CLAIMS, always_claims, find_claims
 from mmuwitness.model.era import UnknownName
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.kvm.kvm_main import (
-    CHANGES,
-    KVM_MR_CREATE,
-    KVM_MR_DELETE,
-    kvm_set_memory_region,
-)
+from mmuwitness.model.kvm.kvm_main import CHANGES
 from mmuwitness.model.mm import ksm, memory
 from mmuwitness.model.mm.memory import handle_mm_fault, host_access
 from mmuwitness.model.primitives import choose, read_lock
@@ -52,11 +48,6 @@ def ksmd_once(mm):
     ksm.ksm_do_scan(mm, 0)
 
 
-def delete_and_create_once(kvm):
-    kvm_set_memory_region(kvm, KVM_MR_DELETE)
-    kvm_set_memory_region(kvm, KVM_MR_CREATE)
-
-
 def writer(mm):
     """A thread of the VMM that touches the first page only."""
     while True:
@@ -69,17 +60,6 @@ def writer(mm):
 ADDED = {
     each.name: each
     for each in (
-        Scenario(
-            "two_balloons",
-            "Two threads of the VMM drop the same guest page.",
-            "1 vCPU, 1 gfn, 2 pages, any number of calls",
-            two_private_pages,
-            lambda host: [
-                Actor("madvise0", memory.madvise_dontneed, (host.mm,)),
-                Actor("madvise1", memory.madvise_dontneed, (host.mm,)),
-            ],
-            {"addresses": 1, "slot_pages": 1, "pages": 2},
-        ),
         Scenario(
             "balloon_beside",
             "The VMM drops a guest page, and a page that is in no memslot.",
@@ -99,17 +79,8 @@ ADDED = {
             ],
             {"pages": 3, "slot_pages": 1, "host_thread": True, "read_gfns": 1, "written_gfns": 0},
         ),
-        Scenario(
-            "memslot_once",
-            "As memslot_dontneed, with one deletion: counts that go wrong stay in their ranges.",
-            "1 vCPU, 1 gfn, 2 pages, any number of calls, 1 deletion",
-            two_private_pages,
-            lambda host: [
-                Actor("madvise", memory.madvise_dontneed, (host.mm,)),
-                Actor("ioctl", delete_and_create_once, (host.kvm,)),
-            ],
-            {"addresses": 1, "slot_pages": 1, "pages": 2, "updates_memslots": True},
-        ),
+        find_bug("H3").scenario,  # two_balloons
+        find_bug("H6").scenario,  # memslot_once
     )
 }
 

@@ -10,12 +10,13 @@ from collections.abc import Callable
 
 import typer
 
-from mmuwitness.cli import audit, conform, export, model, record
+from mmuwitness.cli import audit, bugs, conform, export, model, record
 
 USAGE, INTERNAL = 2, 70
 VERBS: dict[str, Callable[..., None]] = {
     "verdict": model.verdict,
     "check": model.check,
+    "bugs": bugs.bugs,
     "audit": audit.audit,
     "conform": conform.conform,
     "record": record.record,

@@ -21,6 +21,9 @@ FeatureOption = Annotated[
     list[str] | None,
     typer.Option("--feature", help="+NAME puts a feature in, -NAME takes it out. Repeatable."),
 ]
+VariantOption = Annotated[
+    str | None, typer.Option("--variant", help="A Python file that changes the model.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine output.")]
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from mmuwitness.cli.bugs import Asked, BugOption, bug_asked
 from mmuwitness.cli.common import (
     ArchOption,
     EraOption,
     FeatureOption,
     JsonOption,
     Reporter,
+    VariantOption,
     kernel,
     say,
 )
@@ -31,43 +32,28 @@ def verdict(
 
     Example: mmuwitness verdict change_pte --arch arm64 -v
     """
-    from mmuwitness.explore.verdict import verdict_change_pte
-    from mmuwitness.model.era import UnknownName
-    from mmuwitness.report.verdict_table import verdict_json, verdict_text
+    from mmuwitness import api
 
-    if question != "change_pte":
-        raise UnknownName("question", question, ["change_pte"])
     if feature and not era:
         raise typer.BadParameter("--feature changes a kernel: say which with --era")
-    eras = [kernel(name, feature) for name in era or ()]
     reporter = Reporter()
     try:
-        cells = verdict_change_pte(arch or (), eras, reporter.tasks)
+        result = api.verdict(
+            question,
+            eras=era or (),
+            arches=arch or (),
+            features=feature or (),
+            progress=reporter.tasks,
+        )
     finally:
         reporter.close()
-    if as_json:
-        say(json.dumps(verdict_json(cells), indent=1))
-    else:
-        say(verdict_text(cells, witness_blocks(cells) if verbose else ()))
-    if not all(cell.complete for cell in cells):
-        raise typer.Exit(3)
-
-
-def witness_blocks(cells: Any) -> list[str]:
-    """A timeline for each effect of each span of the matrix."""
-    from mmuwitness.explore.verdict import spans
-    from mmuwitness.report.verdict_table import WORDS
-    from mmuwitness.report.witness import timeline_text
-
-    return [
-        f"{'=' * 92}\n{span[0].arch}: {WORDS[effect]}\n{timeline_text(span[-1].witness(effect))}"
-        for span in spans(cells)
-        for effect in span[-1].effects
-    ]
+    say(result.to_json() if as_json else result.text(witnesses=verbose))
+    raise typer.Exit(result.exit_code)
 
 
 def check(
-    scenario: Annotated[str, typer.Argument(help="See `list scenarios`.")],
+    context: typer.Context,
+    scenario: Annotated[str | None, typer.Argument(help="See `list scenarios`.")] = None,
     era: EraOption = "v7.3",
     arch: ArchOption = "x86-tdp",
     claim: Annotated[list[str] | None, typer.Option("--claim", help="Only this claim.")] = None,
@@ -79,44 +65,53 @@ def check(
         int, typer.Option("--threads", min=0, max=62, help="0: as many as processors.")
     ] = 0,
     memory: Annotated[int, typer.Option("--memory", min=1, help="Limit in MiB.")] = 8192,
+    bug: BugOption = None,
     as_json: JsonOption = False,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", help="Write JUnit XML there too.", dir_okay=False)
+    ] = None,
+    variant: VariantOption = None,
 ) -> None:
     """Is a protocol safe?  Every claim over every interleaving; shortest counterexamples.
 
     Example: mmuwitness check cow_migrate --arch arm64 --era v6.1
     """
-    from mmuwitness.explore.explorer import explore
-    from mmuwitness.explore.programs import Folding
-    from mmuwitness.model.claims import CLAIMS, find_claims
-    from mmuwitness.model.era import UnknownName
-    from mmuwitness.model.host import find_arch
-    from mmuwitness.model.scenarios import find_scenario
-    from mmuwitness.report.check_report import check_json, check_text, exit_code
+    from mmuwitness import api
+    from mmuwitness.cli.variant import check_variant
+    from mmuwitness.report.junit import check_output, write_junit
 
-    wanted, made = find_scenario(scenario), find_arch(arch)
-    asked, host_era = find_claims(claim or CLAIMS), kernel(era, feature)
-    if not made.applies(host_era):
-        raise typer.BadParameter(f"{arch} has no MMU notifier in {host_era}'s KVM")
-    if steps not in ("merged", "every"):
-        raise UnknownName("way to step", steps, ["merged", "every"])
+    if variant is not None and bug is None:
+        if junit is not None:
+            raise typer.BadParameter("--junit is for one scenario of the model, not for --variant")
+        how = (era, arch, claim, feature, steps, threads, memory)
+        raise typer.Exit(check_variant(variant, scenario, *how, as_json))
+    if bug is not None:
+        asked = bug_asked(context, bug, claim or ())
+    elif scenario is not None:
+        asked = Asked(scenario, era, arch, feature or (), claim or ())
+    else:
+        raise typer.BadParameter("name a scenario (`list scenarios`), a --bug or a --variant")
+    if junit is not None:
+        check_output(junit)
     reporter = Reporter()
     try:
-        found = explore(
-            wanted,
-            host_era,
-            arch,
-            folding=Folding(every=steps == "every"),
-            threads=threads or min(os.cpu_count() or 1, 62),
-            memory_limit_bytes=memory << 20,
+        result = api.check(
+            asked.scenario,
+            era=asked.era,
+            arch=asked.arch,
+            claims=asked.claims,
+            features=asked.features,
+            steps=steps,
+            threads=threads,
+            memory_mib=memory,
             progress=reporter.search,
         )
     finally:
         reporter.close()
-    if as_json:
-        say(json.dumps(check_json(found, asked), indent=1))
-    else:
-        say(check_text(found, asked))
-    raise typer.Exit(exit_code(found, asked))
+    if junit is not None:
+        write_junit(junit, result.junit())
+    say(result.to_json() if as_json else result.text())
+    raise typer.Exit(result.exit_code)
 
 
 def replay(
@@ -124,23 +119,25 @@ def replay(
     every_line: Annotated[
         bool, typer.Option("--pdb", help="Step through it in the Python debugger.")
     ] = False,
+    variant: VariantOption = None,
 ) -> None:
     """Run one schedule again, on the text of the model itself, and draw it."""
     from mmuwitness.explore.schedule_id import parse_schedule
+    from mmuwitness.explore.variant import changed_schedule
     from mmuwitness.report.witness import debug_schedule, timeline_text
 
-    wanted = parse_schedule(schedule)
+    wanted, changed = changed_schedule(parse_schedule(schedule), variant)
     if every_line:
-        debug_schedule(wanted)
-    say(timeline_text(wanted))
+        debug_schedule(wanted, changed)
+    say(timeline_text(wanted, changed))
 
 
 def list_names(
     kind: Annotated[
-        str, typer.Argument(help="scenarios, claims, arches, eras, features, functions")
+        str, typer.Argument(help="scenarios, claims, arches, eras, features, functions, bugs")
     ],
 ) -> None:
-    """What there is: scenarios, claims, arches, eras, features, functions."""
+    """What there is: scenarios, claims, arches, eras, features, functions, bugs."""
     from mmuwitness.report.explain import list_text
 
     say(list_text(kind))
@@ -148,7 +145,7 @@ def list_names(
 
 def explain(
     name: Annotated[
-        str, typer.Argument(help="A scenario, claim, arch, feature, kernel, function.")
+        str, typer.Argument(help="A scenario, claim, arch, feature, kernel, function, bug.")
     ],
     steps: Annotated[bool, typer.Option("--steps", help="Where a function's steps begin.")] = False,
     scenario: Annotated[str, typer.Option("--scenario", help="In which scenario.")] = "ksm",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from mmuwitness.explore.programs import (
@@ -25,13 +25,15 @@ MEMORY_LIMIT_BYTES = 8 << 30
 @dataclass(frozen=True)
 class Schedule:
     """A schedule: (process, choice) of each step.  How the program is folded decides what a step
-    is: without claims nobody observes the state, and some steps are longer."""
+    is: without claims nobody observes the state, and some steps are longer.  variant: the file of
+    the change it was found with, if any."""
 
     scenario: str
     era: str
     arch: str
     steps: tuple[tuple[int, int], ...]
     folding: Folding = MERGED
+    variant: str = field(default="", compare=False)
 
 
 @dataclass
@@ -83,7 +85,8 @@ class Exploration:
         """A shortest schedule from the initial state to the one of that index."""
         words = self.result.path(index)
         steps = tuple(self.label(a, b) for a, b in pairwise(words))
-        return Schedule(self.scenario.name, str(self.era), self.arch, steps, self.folding)
+        of = self.scenario
+        return Schedule(of.name, str(self.era), self.arch, steps, self.folding, of.variant)
 
     def schedule_to_mark(self, mark: str) -> Schedule:
         """A shortest schedule whose last step executes the mark."""

@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
+from mmuwitness.model.bugs.bug import known_scenario
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.scenarios import SCENARIOS, Scenario
+from mmuwitness.model.scenarios import Scenario
 from mmuwitness.process.disk_cache import cache_directory, cached, write_whole
 from mmuwitness.process.native import compile_ir, machine_key
 from mmuwitness.process.program import Program, fold
@@ -37,6 +38,7 @@ class Compiled:
     unguarded: list[str]
     fields: list[str]
     errors: list[str]
+    functions: list[str]
 
 
 @cache
@@ -71,11 +73,8 @@ def index_path(scenario: Scenario, arch: str, how: Folding) -> Path:
 
 def is_shipped(scenario: Scenario) -> bool:
     """True if the sources' hash covers what the scenario runs; its sizes may be others."""
-    shipped = SCENARIOS.get(scenario.name)
-    return shipped is not None and (scenario.setup, scenario.actors) == (
-        shipped.setup,
-        shipped.actors,
-    )
+    shipped = known_scenario(scenario.name)
+    return shipped is not None and scenario == replace(shipped, sizes=scenario.sizes)
 
 
 def read_index(path: Path) -> list[Compiled]:
@@ -111,7 +110,7 @@ def compiled_program(
         if all(era.has(name, kernel_arch) == value for name, value in entry.features.items()):
             return entry, object_code(entry.digest, how, lambda: folded().lowered.text)
     program = folded()
-    made = describe(program, era, kernel_arch)
+    made = describe(program)
     code = object_code(made.digest, how, lambda: program.lowered.text)
     if path:
         add_to_index(path, made)
@@ -135,10 +134,11 @@ def object_code(digest: str, how: Folding, text: Callable[[], str]) -> bytes:
     return cached("object", key, lambda: compile_ir(text(), how.thorough))
 
 
-def describe(program: Program, era: Era, kernel_arch: str) -> Compiled:
+def describe(program: Program) -> Compiled:
+    host = program.host
     return Compiled(
         program.digest,
-        {name: era.has(name, kernel_arch) for name in sorted(program.host.features_read)},
+        {name: host.has_feature(name) for name in sorted(host.features_read)},
         program.claims,
         program.lowered.marks,
         program.initial,
@@ -154,4 +154,5 @@ def describe(program: Program, era: Era, kernel_arch: str) -> Compiled:
             }
         ),
         [f"{site.where}: {site.message}" for site in program.lowered.errors],
+        sorted(program.functions),
     )

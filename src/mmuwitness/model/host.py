@@ -67,6 +67,7 @@ class Host:
         written_gfns: int = 1,
         mergeable: int = 1,
         host_thread: bool = False,
+        defers_flushes: bool = False,
     ) -> None:
         self.era, self.arch = era, arch
         self.features_read: set[str] = set()
@@ -81,6 +82,7 @@ class Host:
             nr_addresses=addresses,
             nr_mergeable=mergeable,
             host_thread=host_thread,
+            defers_flushes=defers_flushes,
         )[0]
         slots = self.world.add(Memslot, memslots, npages=slot_pages // memslots)
         for number, slot in enumerate(slots):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 from mmuwitness.model.arch.arch import Arch
@@ -32,7 +33,9 @@ class Scenario:
     """name, what it is about, and how to wire it.
 
     sizes: arguments of Host.  setup: maps the first pages.  actors: the processes besides the
-    vCPUs.  bounds: what is bounded, for people.
+    vCPUs.  bounds: what is bounded, for people.  overrides: functions in the place of the model's.
+    changes: "+NAME" and "-NAME", features that every kernel has or lacks here.
+    variant: the user's file that both come from.
     """
 
     name: str
@@ -41,14 +44,18 @@ class Scenario:
     setup: Callable[[Host], None]
     actors: Callable[[Host], list[Actor]]
     sizes: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, FunctionType] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
+    variant: str = ""
 
     def host(self, era: Era, arch: Arch, claims: bool = True) -> Host:
         """A fresh host with its processes, and with the `always` claims or without any."""
-        host = Host(era, arch, **self.sizes)
+        host = Host(era.with_change(*self.changes), arch, **self.sizes)
         self.setup(host)
         guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in host.vcpus]
         host.processes = [*guests, *self.actors(host)]
         host.claims = always_claims() if claims else []
+        host.overrides.update(self.overrides)
         return host
 
 

@@ -9,7 +9,7 @@ from mmuwitness.explore.explorer import Exploration, Schedule
 from mmuwitness.explore.schedule_id import format_schedule
 from mmuwitness.model.claims import Claim
 from mmuwitness.report.text import wrap
-from mmuwitness.report.witness import replay_command, timeline_text
+from mmuwitness.report.witness import is_shipped, replay_command, timeline_text
 
 HOLDS, VIOLATED, INCONCLUSIVE = 0, 1, 3
 
@@ -48,10 +48,14 @@ def check_text(found: Exploration, claims: Sequence[Claim]) -> str:
         lines += ["", *wrap(CAUTION.format(arch=found.arch, era=found.era), "")]
     if found_ones:
         what, schedule = found_ones[0]
-        lines += ["", "-" * 92, what, "", timeline_text(schedule)]
+        lines += ["", "-" * 92, what, "", timeline_text(schedule, found.scenario)]
     for what, schedule in found_ones[1:]:
-        lines += ["", what, f"  {len(schedule.steps)} steps: {replay_command(schedule)}"]
+        lines += ["", what, f"  {len(schedule.steps)} steps{how_to_replay(found, schedule)}"]
     return "\n".join(lines)
+
+
+def how_to_replay(found: Exploration, schedule: Schedule) -> str:
+    return f": {replay_command(schedule)}" if is_shipped(found.scenario) else ""
 
 
 def headline(found: Exploration, claims: Sequence[Claim]) -> str:

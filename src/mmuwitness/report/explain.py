@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 
+from mmuwitness.model.bugs.bug import Bug, corpus
 from mmuwitness.model.claims import CLAIMS, Claim
 from mmuwitness.model.era import Era, UnknownName, rows_of
 from mmuwitness.model.features import FEATURES, Feature
+from mmuwitness.model.functions import functions
 from mmuwitness.model.host import ARCHES
 from mmuwitness.model.releases import RELEASES
 from mmuwitness.model.scenarios import SCENARIOS, Scenario
 from mmuwitness.report.text import wrap
 
-KINDS = ("scenarios", "claims", "arches", "eras", "features", "functions")
+KINDS = ("scenarios", "claims", "arches", "eras", "features", "functions", "bugs")
 
 
 def list_text(kind: str) -> str:
@@ -32,6 +34,8 @@ def list_text(kind: str) -> str:
         return table((row.name, f"{dates(row)}: {row.note}") for row in FEATURES)
     if kind == "functions":
         return table((n, first_sentence(inspect.getdoc(f) or "")) for n, f in functions().items())
+    if kind == "bugs":
+        return table((bug.id, f"{bug.arch}: {bug.text}") for bug in corpus().values())
     raise UnknownName("kind", kind, KINDS)
 
 
@@ -48,31 +52,6 @@ def table(rows: Iterable[tuple[str, str]]) -> str:
         )
         lines += [f"{'':27}{line}" for line in wrapped[1:]]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def functions() -> dict[str, object]:
-    """Every function of the model by its kernel name."""
-    import importlib
-    import pkgutil
-
-    from mmuwitness import model
-
-    found: dict[str, object] = {}
-    for info in pkgutil.walk_packages(model.__path__, "mmuwitness.model."):
-        if any(f".{part}." in info.name for part in ("mm", "kvm", "arch")):
-            module = importlib.import_module(info.name)
-            for name, value in vars(module).items():
-                if inspect.isfunction(value) and value.__module__ == info.name:
-                    found[name] = value
-                elif (
-                    inspect.isclass(value)
-                    and value.__module__ == info.name
-                    and "Arch" in [base.__name__ for base in value.__mro__]
-                ):
-                    for method, body in vars(value).items():
-                        if inspect.isfunction(body):
-                            found[f"{value.__name__}.{method}"] = body
-    return dict(sorted(found.items()))
 
 
 def dates(row: Feature) -> str:
@@ -92,11 +71,12 @@ def explain_text(name: str) -> str:
             explain_feature(name),
             explain_function(name),
             explain_era(name),
+            explain_bug(name),
         )
     ):
         if described:
             return described
-    known = [*SCENARIOS, *CLAIMS, *ARCHES, *{row.name for row in FEATURES}, *functions()]
+    known = [*SCENARIOS, *CLAIMS, *ARCHES, *{row.name for row in FEATURES}, *functions(), *corpus()]
     raise UnknownName("name", name, known, "see `mmuwitness list KIND`")
 
 
@@ -180,6 +160,39 @@ def explain_function(name: str) -> str:
     lines = [f"function {signature}", f"  of {kernel_file}"]
     doc = inspect.getdoc(function)
     return "\n".join([*lines, *(wrap(" ".join(doc.split()), "  ") if doc else [])])
+
+
+def explain_bug(name: str) -> str:
+    """What is known of a bug; "" if none has that id."""
+    bug = corpus().get(name.upper())
+    if bug is None:
+        return ""
+    claim = bug.violates
+    lines = [f"bug {bug.id}", *wrap(bug.text, "  ")]
+    lines += wrap(f"{citation(bug)}.", "  ")
+    lines += wrap(bug.reference, "  ")
+    lines.append(f"    known from: {bug.source}")
+    lines += wrap(f"Violates {claim.number} {claim.name}: {claim.text}", "  ")
+    lines += wrap(f"Scenario: {bug.scenario.text}", "  ")
+    lines += wrap(f"Bounds: {bug.scenario.bounds}.", "  ")
+    lines += wrap(f"With the bug: {bug.arch}, {kernel_text(bug, True)}.", "  ")
+    lines += wrap(f"With the fix: {bug.arch}, {kernel_text(bug, False)}.", "  ")
+    return "\n".join([*lines, f"  Run: mmuwitness check --bug {bug.id}"])
+
+
+def kernel_text(bug: Bug, broken: bool) -> str:
+    """`v6.1 -prefetch_guard`, and the functions that stand in the place of others."""
+    era, functions = (bug.broken_era, bug.broken) if broken else (bug.fixed_era, bug.mended)
+    names = [name.rpartition(".")[2] for name in functions]
+    own = f" with its own {', '.join(f'{name}()' for name in names)}" if names else ""
+    return f"{era}{own}"
+
+
+def citation(bug: Bug) -> str:
+    """The commit, what it did, and in which release."""
+    what = "brought by" if bug.unfixed else "fixed by"
+    known = "" if bug.verified else ", unverified"
+    return f'{what} {bug.commit} ("{bug.subject}") in {bug.release}{known}'
 
 
 def steps_text(name: str, scenario: str, era: Era, arch: str) -> str:

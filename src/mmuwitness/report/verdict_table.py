@@ -12,6 +12,7 @@ from mmuwitness.model.features import Feature
 from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import SCENARIOS
 from mmuwitness.report.text import wrap
+from mmuwitness.report.witness import timeline_text
 from mmuwitness.trace.observed import ChangePteCounts, Observed, load_observed
 
 WORDS = {
@@ -152,6 +153,13 @@ def observed_rows(seen: Sequence[Observed], span: Sequence[Cell]) -> list[Observ
 
 
 def bounds(cells: Sequence[Cell]) -> list[str]:
+    """What was explored, what the result rests on, and how to see more."""
+    if not any(cell.programs for cell in cells):
+        return explored(cells)
+    return [*explored(cells), "Add -v for a witness of each effect, --json for every cell."]
+
+
+def explored(cells: Sequence[Cell]) -> list[str]:
     """What was explored, and what the result rests on."""
     programs = {p.digest: p for cell in cells for p in cell.programs}
     if not programs:
@@ -170,8 +178,16 @@ def bounds(cells: Sequence[Cell]) -> list[str]:
     if unverified:
         names = ", ".join(sorted({f"{row.name} ({row.source})" for row in unverified}))
         lines += wrap(f"Rests on rows that nobody has verified: {names}.", "")
-    lines.append("Add -v for a witness of each effect, --json for every cell.")
     return lines
+
+
+def witness_blocks(cells: Sequence[Cell]) -> list[str]:
+    """A timeline for each effect of each span of the matrix."""
+    return [
+        f"{'=' * 92}\n{span[0].arch}: {WORDS[effect]}\n{timeline_text(span[-1].witness(effect))}"
+        for span in spans(cells)
+        for effect in span[-1].effects
+    ]
 
 
 def unverified_rows(cells: Sequence[Cell]) -> list[Feature]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+
 from mmuwitness.explore.explorer import Schedule
 from mmuwitness.explore.path import PathStep, follow
 from mmuwitness.explore.programs import fold_scenario
 from mmuwitness.explore.replay import Replay
 from mmuwitness.explore.schedule_id import BadSchedule, format_schedule
+from mmuwitness.model.bugs.bug import known_scenario, scenario_of_schedule
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.scenarios import find_scenario
+from mmuwitness.model.scenarios import Scenario
 from mmuwitness.process.native import NativeProgram, compile_ir
 from mmuwitness.process.program import Program
 from mmuwitness.report.timeline import LEGEND, lanes
@@ -21,9 +24,11 @@ def era_of(text: str) -> Era:
     return Era(name, tuple(changes))
 
 
-def steps_of(schedule: Schedule) -> tuple[Program, list[PathStep]]:
-    """The program of a schedule and its steps; BadSchedule if it is none of this program."""
-    scenario, era = find_scenario(schedule.scenario), era_of(schedule.era)
+def steps_of(schedule: Schedule, own: Scenario | None = None) -> tuple[Program, list[PathStep]]:
+    """The program of a schedule and its steps; BadSchedule if it is none of this program.
+
+    own: the scenario, which may be one that does not come with the model."""
+    scenario, era = own or scenario_of_schedule(schedule.scenario), era_of(schedule.era)
     if not find_arch(schedule.arch).applies(era):
         raise BadSchedule(f"{schedule.arch} has no MMU notifier in {era}'s KVM")
     how = schedule.folding
@@ -35,27 +40,33 @@ def steps_of(schedule: Schedule) -> tuple[Program, list[PathStep]]:
         raise BadSchedule(f"not a schedule of this model: {error}") from None
 
 
-def timeline_text(schedule: Schedule) -> str:
+def timeline_text(schedule: Schedule, own: Scenario | None = None) -> str:
     """The timeline of a schedule, a legend, and the command that replays it."""
-    program, steps = steps_of(schedule)
+    program, steps = steps_of(schedule, own)
     names = [each.process.name for each in program.steps]
     head = f"{schedule.scenario} on {schedule.arch}, {schedule.era}: {len(steps)} steps"
-    command = f"Replay: {replay_command(schedule)}"
-    return "\n".join([head, "", *lanes(steps, names), "", LEGEND, command])
+    again = [] if own and not is_shipped(own) else [f"Replay: {replay_command(schedule)}"]
+    return "\n".join([head, "", *lanes(steps, names), "", LEGEND, *again])
+
+
+def is_shipped(scenario: Scenario) -> bool:
+    """Whether `replay` knows it by its name."""
+    return bool(scenario.variant) or known_scenario(scenario.name) == scenario
 
 
 def replay_command(schedule: Schedule) -> str:
-    return f"mmuwitness replay {format_schedule(schedule)}"
+    command = f"mmuwitness replay {format_schedule(schedule)}"
+    return command + (f" --variant {shlex.quote(schedule.variant)}" if schedule.variant else "")
 
 
-def debug_schedule(schedule: Schedule) -> None:
+def debug_schedule(schedule: Schedule, own: Scenario | None = None) -> None:
     """Replay in CPython under pdb: it stops before each step of the schedule; `step` goes into
     the author's own lines."""
     import bdb
     import contextlib
     import pdb
 
-    scenario, era = find_scenario(schedule.scenario), era_of(schedule.era)
+    scenario, era = own or scenario_of_schedule(schedule.scenario), era_of(schedule.era)
     how = schedule.folding
     program = fold_scenario(scenario, era, schedule.arch, how.claims, how.every)
     replay = Replay(program, lambda: scenario.host(era, find_arch(schedule.arch), how.claims))

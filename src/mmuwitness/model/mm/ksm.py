@@ -35,7 +35,7 @@ def write_protect_page(mm, addr, page):
     with spin_lock(mm.ptl):
         pte = mm.pte[addr]
         if pte.present and pte.page is page:
-            if pte.write or pte.dirty:
+            if pte.write or pte.dirty or tlb_may_be_writable(mm):
                 entry = ptep_clear_flush(mm, addr)
                 if page.mapcount + 1 != page.refcount:
                     # somebody else holds a reference (GUP): it may be written to
@@ -50,6 +50,14 @@ def write_protect_page(mm, addr, page):
     if feature.change_pte_bracketed:
         mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
     return done, orig_pte
+
+
+def tlb_may_be_writable(mm):
+    """Until commit b3a81d0841a9 ("mm: fix KSM data corruption") in v4.13 a PTE that was read-only
+    and clean was enough, whatever TLBs held."""
+    if mm.defers_flushes and feature.ksm_checks_tlb_flush_pending:
+        return mm.tlb_flush_pending != 0
+    return False
 
 
 def replace_page(mm, addr, page, kpage, orig_pte):

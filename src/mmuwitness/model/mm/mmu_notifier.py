@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmuwitness.model.mm.mm_types import Pte
-from mmuwitness.model.primitives import feature
+from mmuwitness.model.primitives import choose, feature
 
 Callback = Callable[..., Any] | None
 
@@ -36,6 +36,23 @@ def mmu_notifier_invalidate_range_start(mm, start, end):
     for addr in mm.addresses:
         if start <= addr and addr < end:
             mm.open_windows[addr] += 1
+
+
+def mmu_notifier_invalidate_range_start_nonblock(mm, start, end):
+    """False: the last subscriber, some driver's, would have to sleep (-EAGAIN), and no window is
+    open.  Since commit c2655835fd8c ("mm/mmu_notifiers: ensure range_end() is paired with
+    range_start()") in v5.12 those before it, who agreed, are told by end()."""
+    mmu_notifier_invalidate_range_start(mm, start, end)
+    if choose(2) == 0:
+        return True
+    if feature.nonblock_start_paired:
+        mmu_notifier_invalidate_range_end(mm, start, end)
+    else:
+        for addr in mm.addresses:
+            if start <= addr and addr < end:
+                mm.open_windows[addr] -= 1
+        mm.invalidating -= 1
+    return False
 
 
 def mmu_notifier_invalidate_range_end(mm, start, end):

@@ -1,0 +1,247 @@
+"""What the verbs `check` and `verdict` do, from Python: `from mmuwitness import check, verdict`.
+
+The verbs call these functions and print what their results say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from mmuwitness.explore.explorer import Exploration, Schedule, explore
+from mmuwitness.explore.programs import Folding
+from mmuwitness.explore.search import Progress
+from mmuwitness.explore.search_memory import THREADS_MAX
+from mmuwitness.explore.verdict import Cell, verdict_change_pte
+from mmuwitness.model.claims import CLAIMS, Claim, find_claims
+from mmuwitness.model.era import Era, UnknownName
+from mmuwitness.model.host import find_arch
+from mmuwitness.model.scenarios import Scenario, find_scenario
+from mmuwitness.report.check_report import (
+    HOLDS,
+    INCONCLUSIVE,
+    check_json,
+    check_text,
+    exit_code,
+    headline,
+)
+from mmuwitness.report.html import check_html, verdict_html
+from mmuwitness.report.junit import check_junit
+from mmuwitness.report.verdict_table import answer, verdict_json, verdict_text, witness_blocks
+from mmuwitness.report.witness import timeline_text
+
+__all__ = ["CheckResult", "Scenario", "VerdictResult", "check", "verdict"]
+
+Names = str | Iterable[str]
+"""One name, or several."""
+
+
+def listed(names: Names) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CheckResult:
+    """A scenario explored on one kernel.  It keeps every state; drop it to have the memory back.
+
+    claims: those that were asked for.  Schedules are shortest ones.
+    """
+
+    exploration: Exploration
+    claims: Sequence[Claim]
+
+    @property
+    def exit_code(self) -> int:
+        """What the verb exits with: 0 holds, 1 violated, 3 not complete."""
+        return exit_code(self.exploration, self.claims)
+
+    @property
+    def holds(self) -> bool:
+        """Every claim holds, nothing waits for ever, and all states were explored."""
+        return self.exit_code == HOLDS
+
+    @property
+    def complete(self) -> bool:
+        return self.exploration.complete
+
+    @property
+    def states(self) -> int:
+        return self.exploration.result.states
+
+    @property
+    def bounds(self) -> str:
+        return self.exploration.scenario.bounds
+
+    @cached_property
+    def verdicts(self) -> dict[str, str]:
+        """ "holds", "violated", "reached", "never reached" or "undecided", by claim."""
+        return {claim.name: self.exploration.verdict_of(claim) for claim in self.claims}
+
+    @cached_property
+    def violated(self) -> dict[str, Schedule]:
+        """The claims that do not hold, each with a counterexample."""
+        return self.schedules("violated")
+
+    @cached_property
+    def reached(self) -> dict[str, Schedule]:
+        """The `sometimes` claims that are reached, each with a witness."""
+        return self.schedules("reached")
+
+    @cached_property
+    def deadlock(self) -> Schedule | None:
+        """How processes come to wait for each other, if they can."""
+        found = self.exploration
+        at = found.result.deadlock
+        return None if at is None else found.schedule_to_state(at)
+
+    def schedules(self, verdict: str) -> dict[str, Schedule]:
+        return {
+            claim.name: self.exploration.schedule_of(claim)
+            for claim in self.claims
+            if self.verdicts[claim.name] == verdict
+        }
+
+    def timeline(self, claim: str) -> str:
+        """The schedule of a claim (by name or number) that is violated or reached, drawn; or of
+        "deadlock"."""
+        drawn = {**self.violated, **self.reached}
+        if self.deadlock is not None:
+            drawn["deadlock"] = self.deadlock
+        name = claim if claim == "deadlock" else find_claims([claim])[0].name
+        if name not in drawn:
+            said = self.verdicts.get(name, "there is none" if name == "deadlock" else "not asked")
+            there = f"there are {', '.join(drawn)}" if drawn else "there is none of any claim"
+            raise ValueError(f"no timeline of {name} ({said}): {there}")
+        return timeline_text(drawn[name], self.exploration.scenario)
+
+    def text(self) -> str:
+        """What `check` prints."""
+        return check_text(self.exploration, self.claims)
+
+    def to_json(self) -> str:
+        """What `check --json` prints."""
+        return json.dumps(check_json(self.exploration, self.claims), indent=1)
+
+    def junit(self) -> str:
+        """What `check --junit` writes."""
+        return check_junit(self.exploration, self.claims)
+
+    def _repr_html_(self) -> str:
+        return check_html(self.exploration, self.claims)
+
+    def __repr__(self) -> str:
+        return f"<{headline(self.exploration, self.claims)}>"
+
+
+def check(
+    scenario: str | Scenario,
+    *,
+    era: str = "v7.3",
+    arch: str = "x86-tdp",
+    claims: Names = (),
+    features: Names = (),
+    steps: str = "merged",
+    threads: int = 0,
+    memory_mib: int = 8192,
+    progress: Callable[[Progress], None] | None = None,
+) -> CheckResult:
+    """Every claim, or those named, over every interleaving of a scenario.
+
+    features: "+NAME" puts one in, "-NAME" takes it out.  threads: 0 is as many as processors.
+    ValueError: a name that nothing has, with those that there are.
+    """
+    wanted = find_scenario(scenario) if isinstance(scenario, str) else scenario
+    asked = find_claims(listed(claims) or CLAIMS)
+    kernel = Era(era, listed(features))
+    if not find_arch(arch).applies(kernel):
+        raise ValueError(f"{arch} has no MMU notifier in {kernel}'s KVM")
+    if steps not in ("merged", "every"):
+        raise UnknownName("way to step", steps, ["merged", "every"])
+    found = explore(
+        wanted,
+        kernel,
+        arch,
+        folding=Folding(every=steps == "every"),
+        threads=threads or min(os.cpu_count() or 1, THREADS_MAX),
+        memory_limit_bytes=memory_mib << 20,
+        progress=progress,
+    )
+    return CheckResult(found, asked)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class VerdictResult:
+    """What `.change_pte()` can do, by architecture and kernel."""
+
+    cells: Sequence[Cell]
+
+    @property
+    def exit_code(self) -> int:
+        """What the verb exits with: 0, or 3 if something was not explored to the end."""
+        return HOLDS if self.complete else INCONCLUSIVE
+
+    @property
+    def complete(self) -> bool:
+        return all(cell.complete for cell in self.cells)
+
+    @property
+    def answer(self) -> str:
+        """One sentence."""
+        return answer(self.cells)
+
+    def cell(self, arch: str, era: str) -> Cell:
+        """One of those that were asked for."""
+        name = Era(era).name
+        by_place = {(cell.arch, cell.era.split()[0]): cell for cell in self.cells}
+        if (arch, name) not in by_place:
+            arches = list(dict.fromkeys(known for known, _ in by_place))
+            if arch not in arches:
+                raise UnknownName("arch", arch, arches)
+            raise UnknownName("era", name, list(dict.fromkeys(known for _, known in by_place)))
+        return by_place[arch, name]
+
+    def timeline(self, arch: str, era: str, effect: str) -> str:
+        """A shortest schedule to an effect, drawn."""
+        cell = self.cell(arch, era)
+        if effect not in cell.effects:
+            there = f"there are {', '.join(cell.effects)}" if cell.effects else "it has none"
+            raise ValueError(f"no effect {effect!r} on {arch}, {cell.era}: {there}")
+        return timeline_text(cell.witness(effect))
+
+    def text(self, witnesses: bool = False) -> str:
+        """What `verdict` prints; with witnesses, what `verdict -v` prints."""
+        return verdict_text(self.cells, witness_blocks(self.cells) if witnesses else ())
+
+    def to_json(self) -> str:
+        """What `verdict --json` prints."""
+        return json.dumps(verdict_json(self.cells), indent=1)
+
+    def _repr_html_(self) -> str:
+        return verdict_html(self.cells)
+
+    def __repr__(self) -> str:
+        return f"<{self.answer}>"
+
+
+def verdict(
+    question: str = "change_pte",
+    *,
+    eras: Names = (),
+    arches: Names = (),
+    features: Names = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> VerdictResult:
+    """Can a hook ever do anything?  On every kernel and architecture, or on those named.
+
+    ValueError: a name that nothing has, with those that there are.
+    """
+    if question != "change_pte":
+        raise UnknownName("question", question, ["change_pte"])
+    changes = listed(features)
+    if changes and not listed(eras):
+        raise ValueError("features change a kernel: say which with eras")
+    kernels = [Era(name, changes) for name in listed(eras)]
+    return VerdictResult(verdict_change_pte(listed(arches), kernels, progress))

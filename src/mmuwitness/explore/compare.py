@@ -1,0 +1,136 @@
+"""A variant beside the unchanged model: the same scenario, kernel and claims for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mmuwitness.explore.explorer import Exploration, Schedule, explore
+from mmuwitness.explore.programs import Folding, compiled_program
+from mmuwitness.explore.search import Progress
+from mmuwitness.explore.variant import Variant
+from mmuwitness.model.claims import Claim
+from mmuwitness.model.era import Era
+from mmuwitness.model.scenarios import Scenario
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is kept of an exploration.  went_wrong: the place, if the model itself did.
+
+    schedules: of what is violated or reached, by claim; "deadlock" and "error" beside them.
+    marks, fields: what the program has, reached or not."""
+
+    digest: str
+    states: int
+    edges: int
+    depth: int
+    complete: bool
+    stopped: str | None
+    went_wrong: str
+    verdicts: dict[str, str]
+    schedules: dict[str, Schedule]
+    marks: frozenset[str]
+    fields: frozenset[str]
+
+    @property
+    def violated(self) -> list[str]:
+        return [name for name, verdict in self.verdicts.items() if verdict == "violated"]
+
+    @property
+    def deadlock(self) -> bool:
+        return "deadlock" in self.schedules
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One scenario, with and without the change.  touched: what of the change it runs."""
+
+    scenario: Scenario
+    touched: frozenset[str]
+    unchanged: Outcome
+    changed: Outcome
+
+    @property
+    def same_program(self) -> bool:
+        return self.unchanged.digest == self.changed.digest
+
+    @property
+    def gone(self) -> set[str]:
+        """Marks and fields of the model that the changed program has no more: what a claim says
+        that asks for one is empty."""
+        before, after = self.unchanged, self.changed
+        return {f'"{mark}"' for mark in before.marks - after.marks} | before.fields - after.fields
+
+    @property
+    def differences(self) -> list[tuple[str, str, str]]:
+        """(claim, unchanged, changed) where the two differ; deadlocks, too."""
+        before, after = verdicts_and_deadlock(self.unchanged), verdicts_and_deadlock(self.changed)
+        return [(name, before[name], after[name]) for name in before if before[name] != after[name]]
+
+
+def verdicts_and_deadlock(outcome: Outcome) -> dict[str, str]:
+    none = "none" if outcome.complete else "undecided"
+    return {**outcome.verdicts, "deadlock": "reached" if outcome.deadlock else none}
+
+
+def outcome_of(found: Exploration, claims: Sequence[Claim]) -> Outcome:
+    verdicts = {claim.name: found.verdict_of(claim) for claim in claims}
+    shown = [claim for claim in claims if verdicts[claim.name] in ("violated", "reached")]
+    schedules = {claim.name: found.schedule_of(claim) for claim in shown}
+    result = found.result
+    if result.deadlock is not None:
+        schedules["deadlock"] = found.schedule_to_state(result.deadlock)
+    went_wrong = ""
+    if result.error is not None:
+        schedules["error"] = found.schedule_to_state(result.error.state)
+        went_wrong = found.compiled.errors[result.error.site - 1]
+    return Outcome(
+        found.compiled.digest,
+        result.states,
+        result.edges,
+        result.depth,
+        result.complete,
+        result.stopped,
+        went_wrong,
+        verdicts,
+        schedules,
+        frozenset(found.compiled.marks),
+        frozenset(found.compiled.fields),
+    )
+
+
+@dataclass(frozen=True)
+class Comparer:
+    """What two explorations of a scenario have in common."""
+
+    variant: Variant
+    era: Era
+    arch: str
+    claims: Sequence[Claim]
+    folding: Folding
+    threads: int
+    memory_limit_bytes: int
+    progress: Callable[[Progress], None] | None = None
+
+    def touched(self, scenario: Scenario) -> frozenset[str]:
+        unchanged, _ = compiled_program(scenario, self.era, self.arch, self.folding)
+        return frozenset(self.variant.touched(unchanged, self.era, self.arch))
+
+    def explore(self, scenario: Scenario) -> Exploration:
+        return explore(
+            scenario,
+            self.era,
+            self.arch,
+            folding=self.folding,
+            threads=self.threads,
+            memory_limit_bytes=self.memory_limit_bytes,
+            progress=self.progress,
+        )
+
+    def compare(self, scenario: Scenario) -> tuple[Comparison, Exploration]:
+        """Both outcomes, and the changed one at length."""
+        unchanged = outcome_of(self.explore(scenario), self.claims)
+        found = self.explore(self.variant.scenario(scenario, self.arch))
+        touched = self.touched(scenario)
+        return Comparison(scenario, touched, unchanged, outcome_of(found, self.claims)), found

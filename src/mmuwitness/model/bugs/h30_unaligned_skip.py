@@ -1,0 +1,57 @@
+"""H30: a zap steps over leaves that are there."""
+
+from __future__ import annotations
+
+from mmuwitness.model.bugs.bug import Bug
+from mmuwitness.model.features import SOURCE
+from mmuwitness.model.mm.memory import zap_pte_range
+from mmuwitness.model.mm.mm_types import put_page
+from mmuwitness.model.mm.mmu_notifier import (
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
+from mmuwitness.model.primitives import read_lock
+from mmuwitness.model.scenarios import Actor, Scenario, two_private_pages
+
+
+def zap_page_range(mm, start, end):
+    """MADV_DONTNEED of several pages in one window; a full batch is freed inside it."""
+    with read_lock(mm.mmap_lock):
+        mmu_notifier_invalidate_range_start(mm, start, end)
+        for addr in mm.addresses:
+            if start <= addr and addr < end:
+                page = zap_pte_range(mm, addr)
+                if page is not None:
+                    put_page(page)
+        mmu_notifier_invalidate_range_end(mm, start, end)
+
+
+def madvise_unaligned(mm):
+    """All pages but the first, any number of times: the range begins inside a table page."""
+    while True:
+        zap_page_range(mm, 1, mm.nr_addresses)
+
+
+BUG = Bug(
+    id="H30",
+    text="Where a zap finds no table page it goes on one table's size further, not at the next"
+    " table. From an unaligned start it steps over the first leaves of that one.",
+    commit="a5f8307e2eaa",
+    subject="RISC-V: KVM: Fix skip of valid pages in kvm_riscv_gstage_unmap_range",
+    release="v7.2",
+    source=SOURCE,
+    reference="Its twin is commit 0d9dc20842db, for the write protection of a range.",
+    claim="freed_page_unmapped",
+    scenario=Scenario(
+        "dontneed_range",
+        "The VMM drops two guest pages at once, of which each has its own table page; the first"
+        " shares its one with a page that stays.",
+        "1 vCPU, 3 gfns in two table pages, 3 pages, any number of calls",
+        two_private_pages,
+        lambda host: [Actor("madvise", madvise_unaligned, (host.mm,))],
+        {"addresses": 3, "slot_pages": 3, "pages": 3},
+    ),
+    arch="riscv",
+    era="v7.2",
+    without=("riscv_unmap_aligned",),
+)
