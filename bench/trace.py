@@ -28,7 +28,7 @@ LINE = (
     r"^\s*(?P<task>\S.*?)-(?P<pid>\d+)\s+\[(?P<cpu>\d+)\]\s+(?:\S+\s+)?(?P<time>\d+\.\d+): "
     r"(?P<event>[^\s:(]+):?\s*(?P<rest>.*)$"
 )
-# What issue and design ask for.
+# What they have to reach.
 LIMITS = {"text": ("at least", 100), "audit / read": ("at most", 5), "dat / peer": ("at least", 10)}
 
 
