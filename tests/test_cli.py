@@ -255,6 +255,7 @@ WORDS = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.lists(st.sampled_from(WORDS), max_size=7))
 @example(["check", "uprobe_one", "--era", "v6.1", "--arch", "arm64", "--claim", "I4"])

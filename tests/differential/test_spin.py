@@ -28,6 +28,7 @@ INSTALLS = "CHANGE_PTE_INSTALLS("  # their word for INSTALLS_READ_ONLY
 
 missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.spin,
     pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} not found"),
 ]

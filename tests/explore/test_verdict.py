@@ -207,6 +207,7 @@ def test_json_has_this_shape(at_v6_1: dict[str, Cell]) -> None:
 # Witnesses
 
 
+@pytest.mark.slow
 def test_every_witness_ends_with_its_effect(at_v6_1: dict[str, Cell]) -> None:
     data = verdict_json([*at_v6_1.values(), *ask("x86-shadow", "v3.6"), *ask("arm64", "v6.1.192")])
     count = 0

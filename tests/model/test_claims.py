@@ -194,6 +194,7 @@ def row_id(value: object) -> str | None:
     return value if isinstance(value, str) else ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "scenario", "era", "arch", "broken"), BREAKS, ids=row_id)
 def test_a_mutant_breaks_what_it_should(
     what: str, scenario: str, era: str, arch: str, broken: set[str]

@@ -86,6 +86,7 @@ def change_pte_moved(lines: list[str]) -> tuple[list[str], int, str]:
     return rest, first + behind - last + 1, "change_pte_in_window"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [end_removed, pfn_altered, zap_dropped, change_pte_moved])
 def test_an_edited_copy_is_rejected_at_its_line(
     conform: Conform, tmp_path: Path, edit: Callable[[list[str]], tuple[list[str], int, str]]

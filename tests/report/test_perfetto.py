@@ -71,6 +71,7 @@ def shown(decoded: Decoded) -> Counter:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "start", "end", "count"),
     [

@@ -314,6 +314,7 @@ class InPieces:
                 yield Batch(batch.events.filter(rows), filled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x86/6.1-tdp-cow-break.txt.xz", "x86/6.1-stock-madvise.txt.xz"])
 @pytest.mark.parametrize("events", [7, 100])
 def test_batches_change_nothing(name: str, events: int) -> None:

@@ -120,6 +120,7 @@ def test_bad_input_is_a_sentence(tmp_path: Path) -> None:
         run("--demo", "--parquet", tmp_path / "no.txt")
 
 
+@pytest.mark.slow
 def test_picture(tmp_path: Path) -> None:
     """Not empty: what it should look like was looked at."""
     path = tmp_path / "a.png"

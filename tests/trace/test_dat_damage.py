@@ -56,6 +56,7 @@ def outcome(data: bytes) -> tuple[int, DatTrace | None]:
     return count, trace
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("machine", MACHINES, ids=["little64", "big32"])
 def test_every_cut(machine: Machine, layout: str) -> None:
@@ -75,6 +76,7 @@ def test_every_cut(machine: Machine, layout: str) -> None:
     assert (max(read, default=0) > EVENTS_PER_CPU) is (layout == "v6")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("machine", MACHINES, ids=["little64", "big32"])
 def test_flipped_bytes(machine: Machine, layout: str) -> None:

@@ -39,6 +39,7 @@ def test_thousands_of_edits_are_rejected_at_their_place() -> None:
     assert not low, report(tallies)
 
 
+@pytest.mark.slow
 def test_each_kind_of_edit_is_rejected_at_its_place() -> None:
     """A few of each, fast enough for every day: at least half of each kind."""
     tallies = run(seed=5, times=4)

@@ -261,6 +261,7 @@ def test_reads_what_a_compiler_writes(tmp_path: Path) -> None:
     assert bits and bits.is_bits
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access(VMLINUX, os.R_OK), reason="this kernel has no BTF")
 def test_reads_the_running_kernel() -> None:
     btf = read_btf(VMLINUX)

@@ -42,6 +42,7 @@ def check(path: Path, content: bytes) -> None:
     assert trace.complete == (not trace.notes and not trace.lost)
 
 
+@pytest.mark.slow
 def test_every_prefix(tmp_path: Path) -> None:
     whole = TEXT.replace(b"836/836", b"6/6")
     assert b"6/6" not in TEXT

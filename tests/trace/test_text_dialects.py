@@ -105,6 +105,7 @@ def traces(draw: st.DrawFn, tasks: st.SearchStrategy[str]) -> list[Printed]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "unit_ns", "task_chars", "tasks"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -31,23 +31,6 @@ from mmuwitness.process.steps import (
 )
 from mmuwitness.process.successors import FoldedClaim, lower_program
 from mmuwitness.process.values import Const
-
-
-class ProcessSpec(Protocol):
-    """A process of a scenario: `function(*arguments)` run by an actor called `name`."""
-
-    name: str
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-
-
-class ClaimSpec(Protocol):
-    """An `always` claim: a predicate of the host, and the locks that it needs free."""
-
-    name: str
-    function: Callable[..., Any]
-
-    def needs(self, host: Any) -> list[tuple[Any, str]]: ...
 
 
 class HostSpec(Protocol):

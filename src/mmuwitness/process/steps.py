@@ -66,10 +66,6 @@ class Steps:
     def done(self) -> int:
         return len(self.boundaries)
 
-    @property
-    def by_site(self) -> dict[Site, Boundary]:
-        return {b.site: b for b in self.boundaries if b.site is not None}
-
 
 def constant_index(args: tuple[Operand, ...]) -> int | None:
     return args[0] if isinstance(args[0], int) else None

@@ -62,7 +62,7 @@ COLUMNS = (
     *("vcpu", "vm", "mn", "mm", "seq", "in_progress", "active", "range_start", "range_end"),
     *("slot", "size", "fixed", "text"),
 )
-DEPARTURES_MAX = 100  # kept; the others are counted
+DEPARTURES_MAX = 100  # kept: what is behind them follows from the first, if from anything
 
 
 class RuleChecker:
@@ -73,7 +73,6 @@ class RuleChecker:
         self.dialect = dialect or Dialect()
         self._era = era
         self.departures: list[Departure] = []
-        self.departed = 0
         self.checked = Counter[str]()
         self.seen = set[int]()
         self._unexplained = 0
@@ -88,7 +87,6 @@ class RuleChecker:
                 self._handlers.setdefault(kind, []).append(handler)
 
     def _depart(self, departure: Departure) -> None:
-        self.departed += 1
         if len(self.departures) < DEPARTURES_MAX:
             self.departures.append(departure)
 
@@ -145,10 +143,6 @@ class RulesResult:
     lost: int
     complete: bool
     notes: tuple[str, ...]
-
-    @property
-    def departed(self) -> bool:
-        return bool(self.departures)
 
 
 def check_rules(trace: Trace) -> RulesResult:

@@ -58,7 +58,6 @@ class Fact(NamedTuple):
     pfn: int | None = None
     old: int | None = None
     new: int | None = None
-    ptep: int | None = None
     level: int | None = None
     ret: int | None = None
     vcpu: int | None = None

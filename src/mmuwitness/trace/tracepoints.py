@@ -142,7 +142,6 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "range_end": ("re", "range_end", "mmu_invalidate_range_end"),
     "memcache": ("mc", "memcache"),
     "slot": ("slot",),
-    "ptep": ("ptep", "sptep"),
     "size": ("size",),
     "vcpu": ("vcpu_id",),
     "reason": ("reason", "exit_reason"),
