@@ -24,7 +24,8 @@ from mmuwitness.explore.schedule_id import format_schedule
 from mmuwitness.model.claims import CLAIMS
 from mmuwitness.model.mm.mm_types import Pte
 from mmuwitness.model.primitives import spin_lock, write_lock
-from mmuwitness.model.scenarios import Actor, Scenario, find_scenario, mm_actor
+from mmuwitness.model.scenarios import find_scenario
+from mmuwitness.model.scenarios.scenario import Actor, Scenario, mm_actor
 from tests.test_cli import run, settled
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "api.md"

@@ -19,7 +19,8 @@ from mmuwitness.explore.verdict import Cell, verdict_change_pte
 from mmuwitness.model.claims import CLAIMS, Claim, find_claims
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.scenarios import Scenario, find_scenario
+from mmuwitness.model.scenarios import find_scenario
+from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.report.check_report import (
     HOLDS,
     INCONCLUSIVE,

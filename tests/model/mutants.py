@@ -17,13 +17,9 @@ from mmuwitness.explore.search import search
 from mmuwitness.model.claims import CLAIMS, Claim
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host, find_arch
-from mmuwitness.model.kvm import kvm_main
 from mmuwitness.model.kvm.kvm_host import GONE, INVALID, VALID, Spte
-from mmuwitness.model.kvm.kvm_main import (
-    kvm_swap_active_memslots,
-    memslot_state,
-    observe_change_pte,
-)
+from mmuwitness.model.kvm.kvm_main import observe_change_pte
+from mmuwitness.model.kvm.memslots import gfn_to_hva, kvm_swap_active_memslots, memslot_state
 from mmuwitness.model.kvm.srcu import synchronize_srcu
 from mmuwitness.model.mm.gup import get_user_pages_unlocked
 from mmuwitness.model.mm.memory import zap_pte_range
@@ -45,7 +41,8 @@ from mmuwitness.model.mm.rmap import (
     rmap_walk,
 )
 from mmuwitness.model.primitives import feature, read_lock, spin_lock, unlock, write_lock
-from mmuwitness.model.scenarios import Scenario, find_scenario
+from mmuwitness.model.scenarios import find_scenario
+from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.language import qualified_name
 from mmuwitness.process.native import NativeProgram, compile_ir
 from mmuwitness.process.program import Program, fold
@@ -181,7 +178,7 @@ def retry_if_sequence_moved_gfn(kvm, mmu_seq, gfn):
 
 @mutant("faults map all writable", "kvm.kvm_main.hva_to_pfn")
 def map_all_writable(kvm, fault, writable):
-    addr = kvm_main.gfn_to_hva(kvm, fault.gfn)
+    addr = gfn_to_hva(kvm, fault.gfn)
     fault.page = get_user_pages_unlocked(kvm.mm, addr, fault.write)
     fault.map_writable = True
 
@@ -268,7 +265,7 @@ def invalidate_nothing(self, kvm, gfn):
 # Memslots
 
 
-@mutant("a memslot update does not wait for windows", "kvm.kvm_main.kvm_swap_active_memslots")
+@mutant("a memslot update does not wait for windows", "kvm.memslots.kvm_swap_active_memslots")
 def swap_inside_windows(kvm, slots):
     """H6: what start() counted, end() does not find, or the other way round."""
     kvm.active_memslots = slots
@@ -280,7 +277,7 @@ def synchronize_nothing(kvm):
     return
 
 
-@mutant("a deleted memslot is not flushed", "kvm.kvm_main.kvm_invalidate_memslot")
+@mutant("a deleted memslot is not flushed", "kvm.memslots.kvm_invalidate_memslot")
 def invalidate_and_keep_mapped(kvm):
     kvm_swap_active_memslots(kvm, INVALID)
 
@@ -295,7 +292,7 @@ def zap_all_and_flush_nothing(self, kvm, slot):
             kvm.spte[gfn] = Spte()
 
 
-@mutant("windows pass over a memslot that is being deleted", "kvm.kvm_main.hits_memslot")
+@mutant("windows pass over a memslot that is being deleted", "kvm.memslots.hits_memslot")
 def hits_valid_memslot(kvm, slots, range):
     hit = False
     for slot in kvm.memslots:
@@ -304,7 +301,7 @@ def hits_valid_memslot(kvm, slots, range):
     return hit
 
 
-@mutant("a memslot is deleted in one step", "kvm.kvm_main.kvm_delete_memslot")
+@mutant("a memslot is deleted in one step", "kvm.memslots.kvm_delete_memslot")
 def delete_then_flush(kvm):
     """Windows do not hit what is still mapped."""
     kvm_swap_active_memslots(kvm, GONE)

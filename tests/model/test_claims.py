@@ -21,11 +21,10 @@ from mmuwitness.model.kvm.kvm_main import CHANGES
 from mmuwitness.model.mm import ksm, memory
 from mmuwitness.model.mm.memory import handle_mm_fault, host_access
 from mmuwitness.model.primitives import choose, read_lock
-from mmuwitness.model.scenarios import (
-    SCENARIOS,
+from mmuwitness.model.scenarios import SCENARIOS, find_scenario
+from mmuwitness.model.scenarios.scenario import (
     Actor,
     Scenario,
-    find_scenario,
     private_beside_ksm_page,
     two_private_pages,
 )

@@ -12,7 +12,7 @@ import typer
 from mmuwitness.cli.common import JsonOption, Reporter, say
 
 if TYPE_CHECKING:
-    from mmuwitness.model.scenarios import Scenario
+    from mmuwitness.model.scenarios.scenario import Scenario
 
 OF_A_BUG = {
     "scenario": "SCENARIO",

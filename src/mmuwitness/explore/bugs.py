@@ -10,7 +10,7 @@ from mmuwitness.explore.explorer import Exploration, explore
 from mmuwitness.explore.search import Progress
 from mmuwitness.model.bugs.bug import Bug
 from mmuwitness.model.era import Era
-from mmuwitness.model.scenarios import Scenario
+from mmuwitness.model.scenarios.scenario import Scenario
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from mmuwitness.explore.search import Progress
 from mmuwitness.explore.variant import Variant
 from mmuwitness.model.claims import Claim
 from mmuwitness.model.era import Era
-from mmuwitness.model.scenarios import Scenario
+from mmuwitness.model.scenarios.scenario import Scenario
 
 
 @dataclass(frozen=True)

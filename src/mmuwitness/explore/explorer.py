@@ -16,7 +16,7 @@ from mmuwitness.explore.programs import (
 from mmuwitness.explore.search import Progress, SearchResult, search
 from mmuwitness.model.claims import CLAIMS, Claim
 from mmuwitness.model.era import Era
-from mmuwitness.model.scenarios import Scenario
+from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.native import NativeProgram
 
 MEMORY_LIMIT_BYTES = 8 << 30

@@ -18,7 +18,7 @@ from pathlib import Path
 from mmuwitness.model.bugs.bug import known_scenario
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.scenarios import Scenario
+from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.disk_cache import cache_directory, cached, write_whole
 from mmuwitness.process.native import compile_ir, machine_key
 from mmuwitness.process.program import Program, fold

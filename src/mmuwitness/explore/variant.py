@@ -22,7 +22,8 @@ from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.era import Era
 from mmuwitness.model.functions import functions
 from mmuwitness.model.host import ARCHES, find_arch
-from mmuwitness.model.scenarios import Scenario, find_scenario
+from mmuwitness.model.scenarios import find_scenario
+from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.errors import ProcessError
 from mmuwitness.process.language import qualified_name
 

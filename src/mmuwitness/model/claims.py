@@ -13,6 +13,7 @@ from typing import Any
 from mmuwitness.model.era import UnknownName
 from mmuwitness.model.kvm import kvm_main
 from mmuwitness.model.kvm.kvm_host import GONE
+from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
 from mmuwitness.model.mm.mm_types import UNKNOWN
 from mmuwitness.model.primitives import feature
 
@@ -77,7 +78,7 @@ def coherent(host: Any) -> Any:
     kvm = host.kvm
     mm = host.mm
     for gfn in kvm.gfns:
-        addr = kvm_main.gfn_to_hva(kvm, gfn)
+        addr = gfn_to_hva(kvm, gfn)
         spte = kvm.spte[gfn]
         if mm.open_windows[addr] == 0 and spte.present:
             pte = mm.pte[addr]
@@ -93,7 +94,7 @@ def absent_in_window(host: Any) -> Any:
     kvm = host.kvm
     mm = host.mm
     for gfn in kvm.gfns:
-        addr = kvm_main.gfn_to_hva(kvm, gfn)
+        addr = gfn_to_hva(kvm, gfn)
         spte = kvm.spte[gfn]
         if mm.open_windows[addr] != 0 and spte.present:
             pte = mm.pte[addr]
@@ -112,7 +113,7 @@ def no_stale_tlb_entry(host: Any) -> Any:
         for gfn in kvm.gfns:
             entry = vcpu.tlb[gfn]
             if entry.present:
-                pte = mm.pte[kvm_main.gfn_to_hva(kvm, gfn)]
+                pte = mm.pte[gfn_to_hva(kvm, gfn)]
                 if not pte.present or pte.page is not entry.page or (entry.write and not pte.write):
                     return False
     return True
@@ -186,9 +187,9 @@ def deleted_slot_unmapped(host: Any) -> Any:
     """Once a memslot is gone, no SPTE and no vCPU's TLB maps anything at its gfns: what the guest
     does there is MMIO."""
     kvm = host.kvm
-    slots = kvm_main.kvm_memslots(kvm)
+    slots = kvm_memslots(kvm)
     for gfn in kvm.gfns:
-        if kvm_main.gfn_to_memslot(kvm, slots, gfn) == GONE:
+        if gfn_to_memslot(kvm, slots, gfn) == GONE:
             if kvm.spte[gfn].present:
                 return False
             for vcpu in kvm.vcpus:

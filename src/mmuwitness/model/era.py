@@ -15,7 +15,8 @@ from functools import cache
 from itertools import groupby
 from typing import NamedTuple
 
-from mmuwitness.model.features import FEATURES, Feature
+from mmuwitness.model.features import FEATURES
+from mmuwitness.model.features.feature import Feature
 from mmuwitness.model.releases import RELEASES, SERIES, release_key
 
 __all__ = [

@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from mmuwitness.model.bugs.bug import Bug, corpus
 from mmuwitness.model.claims import CLAIMS, Claim
 from mmuwitness.model.era import Era, UnknownName, rows_of
-from mmuwitness.model.features import FEATURES, Feature
+from mmuwitness.model.features import FEATURES
+from mmuwitness.model.features.feature import Feature
 from mmuwitness.model.functions import functions
 from mmuwitness.model.host import ARCHES
 from mmuwitness.model.releases import RELEASES
-from mmuwitness.model.scenarios import SCENARIOS, Scenario
+from mmuwitness.model.scenarios import SCENARIOS
+from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.report.text import wrap
 
 KINDS = ("scenarios", "claims", "arches", "eras", "features", "functions", "bugs")

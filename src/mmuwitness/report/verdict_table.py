@@ -8,7 +8,7 @@ from typing import Any
 from mmuwitness.explore.schedule_id import format_schedule
 from mmuwitness.explore.verdict import ALONE, QUESTION, Cell, spans
 from mmuwitness.model.era import Era
-from mmuwitness.model.features import Feature
+from mmuwitness.model.features.feature import Feature
 from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import SCENARIOS
 from mmuwitness.report.text import wrap

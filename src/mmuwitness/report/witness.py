@@ -12,7 +12,7 @@ from mmuwitness.explore.schedule_id import BadSchedule, format_schedule
 from mmuwitness.model.bugs.bug import known_scenario, scenario_of_schedule
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.scenarios import Scenario
+from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.native import NativeProgram, compile_ir
 from mmuwitness.process.program import Program
 from mmuwitness.report.timeline import LEGEND, lanes

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import VALID, Spte
-from mmuwitness.model.kvm.kvm_main import (
-    gfn_to_memslot,
-    hva_to_pfn,
-    kvm_flush_remote_tlbs,
-    kvm_memslots,
-)
+from mmuwitness.model.kvm.kvm_main import hva_to_pfn, kvm_flush_remote_tlbs
+from mmuwitness.model.kvm.memslots import gfn_to_memslot, kvm_memslots
 from mmuwitness.model.mm.gup import get_user_page_fast_only
 from mmuwitness.model.mm.mm_types import put_page
 from mmuwitness.model.primitives import atomic, feature, read_lock, write_lock

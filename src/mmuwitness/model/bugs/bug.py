@@ -11,9 +11,10 @@ from typing import Any
 from mmuwitness.model import bugs
 from mmuwitness.model.claims import CLAIMS, Claim
 from mmuwitness.model.era import Era, UnknownName
-from mmuwitness.model.features import MEMORY, Source
+from mmuwitness.model.features.feature import MEMORY, Source
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.scenarios import SCENARIOS, Scenario, find_scenario
+from mmuwitness.model.scenarios import SCENARIOS, find_scenario
+from mmuwitness.model.scenarios.scenario import Scenario
 
 FIXED = "-fixed"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mmuwitness.model.bugs.bug import Bug
-from mmuwitness.model.features import MEMORY
+from mmuwitness.model.features.feature import MEMORY
 from mmuwitness.model.mm.memory import madvise_dontneed
-from mmuwitness.model.scenarios import Actor, Scenario, two_private_pages
+from mmuwitness.model.scenarios.scenario import Actor, Scenario, two_private_pages
 
 BUG = Bug(
     id="H3",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mmuwitness.model.bugs.bug import Bug
-from mmuwitness.model.features import SOURCE
+from mmuwitness.model.features.feature import SOURCE
 from mmuwitness.model.mm.oom_kill import oom_reap_task
-from mmuwitness.model.scenarios import ONE_GFN, Scenario, mm_actor, two_private_pages
+from mmuwitness.model.scenarios.scenario import ONE_GFN, Scenario, mm_actor, two_private_pages
 
 BUG = Bug(
     id="H5",

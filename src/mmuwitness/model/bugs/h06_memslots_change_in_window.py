@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mmuwitness.model.bugs.bug import Bug
-from mmuwitness.model.features import SOURCE
-from mmuwitness.model.kvm.kvm_main import KVM_MR_CREATE, KVM_MR_DELETE, kvm_set_memory_region
+from mmuwitness.model.features.feature import SOURCE
+from mmuwitness.model.kvm.memslots import KVM_MR_CREATE, KVM_MR_DELETE, kvm_set_memory_region
 from mmuwitness.model.mm.memory import madvise_dontneed
-from mmuwitness.model.scenarios import Actor, Scenario, two_private_pages
+from mmuwitness.model.scenarios.scenario import Actor, Scenario, two_private_pages
 
 
 def delete_and_create(kvm):

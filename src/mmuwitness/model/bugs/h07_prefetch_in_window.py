@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmuwitness.model.bugs.bug import Bug
-from mmuwitness.model.features import SOURCE
+from mmuwitness.model.features.feature import SOURCE
 from mmuwitness.model.scenarios import find_scenario
 
 BUG = Bug(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmuwitness.model.bugs.bug import Bug
-from mmuwitness.model.features import SOURCE
+from mmuwitness.model.features.feature import SOURCE
 from mmuwitness.model.mm.ksm import ksm_do_scan
 from mmuwitness.model.mm.memory import handle_mm_fault, host_access
 from mmuwitness.model.mm.mm_types import Pte
@@ -12,7 +12,7 @@ from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_start,
 )
 from mmuwitness.model.primitives import atomic, read_lock, spin_lock
-from mmuwitness.model.scenarios import Actor, Scenario, private_beside_ksm_page
+from mmuwitness.model.scenarios.scenario import Actor, Scenario, private_beside_ksm_page
 
 
 def clear_refs_write(mm, addr):

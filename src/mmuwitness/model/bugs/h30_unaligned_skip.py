@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmuwitness.model.bugs.bug import Bug
-from mmuwitness.model.features import SOURCE
+from mmuwitness.model.features.feature import SOURCE
 from mmuwitness.model.mm.memory import zap_pte_range
 from mmuwitness.model.mm.mm_types import put_page
 from mmuwitness.model.mm.mmu_notifier import (
@@ -11,7 +11,7 @@ from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_start,
 )
 from mmuwitness.model.primitives import read_lock
-from mmuwitness.model.scenarios import Actor, Scenario, two_private_pages
+from mmuwitness.model.scenarios.scenario import Actor, Scenario, two_private_pages
 
 
 def zap_page_range(mm, start, end):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmuwitness.model.bugs.bug import Bug
 from mmuwitness.model.bugs.r01_change_pte_in_foreign_window import kvm_change_spte_gfn
-from mmuwitness.model.features import SOURCE
+from mmuwitness.model.features.feature import SOURCE
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.scenarios import find_scenario
 

@@ -5,25 +5,19 @@ from __future__ import annotations
 from mmuwitness.model.kvm.kvm_host import (
     GONE,
     INVALID,
-    VALID,
     KvmGfnRange,
     KvmHvaRange,
-    KvmPageFault,
 )
-from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock, synchronize_srcu
+from mmuwitness.model.kvm.memslots import gfn_to_hva, hits_memslot, kvm_memslots, memslot_state
+from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.gup import get_user_page_fast_only, get_user_pages_unlocked
-from mmuwitness.model.mm.mm_types import Pte, load, store
+from mmuwitness.model.mm.mm_types import Pte
 from mmuwitness.model.primitives import (
     atomic,
-    choose,
     cover,
     feature,
-    lock,
-    read_lock,
     spin_lock,
     trace,
-    unlock,
-    wait_until,
     warn_on,
     write_lock,
 )
@@ -36,33 +30,11 @@ FLUSHES = "change_pte flushes remote TLBs"
 IN_INVALID_SLOT = "change_pte is handled in a memslot that is being deleted"
 NOT_BRACKETED = "WARN_ON in kvm_mmu_notifier_change_pte()"
 
-NO_EXIT, TRANSLATION_FAULT, PERMISSION_FAULT = 0, 1, 2
-KVM_MR_CREATE, KVM_MR_DELETE = 0, 1
-
 
 def kvm_flush_remote_tlbs(kvm):
     """The request is sent and waited for: no vCPU runs on with an old entry."""
     with atomic("KVM_REQUEST_WAIT: returns once every vCPU has left the guest and will flush"):
         kvm.arch.flush_remote_tlbs(kvm)
-
-
-def kvm_memslots(kvm):
-    """The set of memslots that is active now, read once: what a reader goes on with, until it
-    leaves kvm->srcu."""
-    return kvm.active_memslots if kvm.updates_memslots else VALID
-
-
-def memslot_state(slots, slot):
-    """VALID, INVALID or GONE in a set of memslots."""
-    return slots if slot.id == 0 else VALID
-
-
-def gfn_to_memslot(kvm, slots, gfn):
-    """The state of the memslot of a gfn.  (Every gfn has one at the start.)"""
-    slot = kvm.memslots[0]
-    if slot.base_gfn <= gfn and gfn < slot.base_gfn + slot.npages:
-        return memslot_state(slots, slot)
-    return VALID
 
 
 def retries_by_range():
@@ -109,16 +81,6 @@ def kvm_mmu_change_pte_begin(kvm, range):
     in v5.13 the callback bumped the sequence itself."""
     if feature.change_pte_bumps_seq:
         kvm.mmu_invalidate_seq.bump()
-
-
-def hits_memslot(kvm, slots, range):
-    """memslots_overlapping(): some of the range is guest memory.  A memslot that is being deleted
-    is still there."""
-    hit = False
-    for slot in kvm.memslots:
-        if range.start < slot.userspace_addr + slot.npages and slot.userspace_addr < range.end:
-            hit = hit or memslot_state(slots, slot) != GONE
-    return hit
 
 
 def __kvm_handle_hva_range(kvm, range):
@@ -312,128 +274,3 @@ def hva_to_pfn(kvm, fault, writable):
     if fault.page is None:
         fault.page = get_user_pages_unlocked(kvm.mm, addr, fault.write)
         fault.map_writable = fault.write
-
-
-def gfn_to_hva(kvm, gfn):
-    """The memslots of the scenarios are next to each other, from gfn 0."""
-    return gfn + kvm.memslots[0].userspace_addr
-
-
-def guest_access(vcpu, gfn, write):
-    """One guest instruction: a TLB hit, or a hardware walk that fills the TLB; else an exit."""
-    kvm = vcpu.kvm
-    with atomic("a TLB hit is one access, and the walker reads an SPTE whole"):
-        entry = vcpu.tlb[gfn]
-        if entry.present and (entry.write or not write):
-            if write:
-                store(kvm.mm, entry.page, gfn_to_hva(kvm, gfn))
-            else:
-                load(kvm.mm, entry.page, gfn_to_hva(kvm, gfn))
-            return NO_EXIT
-        spte = kvm.spte[gfn]
-        if not spte.present:
-            return TRANSLATION_FAULT
-        if write and not spte.write:
-            return PERMISSION_FAULT
-        vcpu.tlb[gfn] = spte
-    return NO_EXIT
-
-
-def vcpu_run(vcpu):
-    """A guest that reads the first `read_gfns` and writes the first `written_gfns`, for ever.
-    After an exit it may do something else first (an interrupt): it need not repeat the access."""
-    kvm = vcpu.kvm
-    while True:
-        access = choose(kvm.read_gfns + kvm.written_gfns)
-        write = access >= kvm.read_gfns
-        gfn = access - kvm.read_gfns if write else access
-        exit_reason = guest_access(vcpu, gfn, write)
-        if exit_reason != NO_EXIT:
-            trace("kvm_page_fault", gfn)
-            permission = exit_reason == PERMISSION_FAULT
-            fault = KvmPageFault(gfn=gfn, write=write, permission=permission)
-            handle_exit(vcpu, fault)
-
-
-def handle_exit(vcpu, fault):
-    """A vCPU outside the guest is in kvm->srcu; until commit bc6678a33d9b ("KVM: introduce
-    kvm->srcu and convert kvm_set_memory_region to SRCU update") in v2.6.34 it held slots_lock."""
-    kvm = vcpu.kvm
-    if kvm.updates_memslots and not feature.memslots_srcu:
-        with read_lock(kvm.slots_lock):
-            handle_guest_fault(vcpu, fault)
-    else:
-        idx = srcu_read_lock(kvm)
-        handle_guest_fault(vcpu, fault)
-        srcu_read_unlock(kvm, idx)
-
-
-def handle_guest_fault(vcpu, fault):
-    """A gfn without a memslot is emulated by the VMM, and so is one whose memslot is being deleted
-    (KVM_PFN_NOSLOT, an error hva), where that fault is not retried."""
-    kvm = vcpu.kvm
-    state = gfn_to_memslot(kvm, kvm_memslots(kvm), fault.gfn)
-    if state == VALID:
-        kvm.arch.page_fault(vcpu, fault)
-    elif state == GONE or not feature.fault_retries_invalid_slot:
-        trace("kvm_mmio", fault.gfn)
-
-
-def kvm_swap_active_memslots(kvm, slots):
-    """Since commit 52ac8b358b0c ("KVM: Block memslot updates across range_start() and
-    range_end()") in v5.15 the memslots that start() sees are those that end() sees."""
-    if feature.mn_active_invalidate_count:
-        lock(kvm.mn_invalidate_lock)
-        while kvm.mn_active_invalidate_count != 0:
-            # rcuwait: woken by the last end()
-            unlock(kvm.mn_invalidate_lock)
-            wait_until(kvm.mn_active_invalidate_count == 0)
-            lock(kvm.mn_invalidate_lock)
-        kvm.active_memslots = slots
-        unlock(kvm.mn_invalidate_lock)
-    else:
-        kvm.active_memslots = slots
-    synchronize_srcu(kvm)
-
-
-def kvm_invalidate_memslot(kvm):
-    """No fault maps anything in the memslot from here on, and what they had mapped is zapped.
-    Windows still hit it: what they count and zap is as before."""
-    kvm_swap_active_memslots(kvm, INVALID)
-    kvm.arch.kvm_arch_flush_shadow_memslot(kvm, kvm.memslots[0])
-
-
-def kvm_delete_memslot(kvm):
-    if feature.memslots_srcu:
-        kvm_invalidate_memslot(kvm)
-        kvm_swap_active_memslots(kvm, GONE)
-    else:
-        # slots_lock keeps faults away
-        kvm.arch.kvm_arch_flush_shadow_memslot(kvm, kvm.memslots[0])
-        with write_lock(kvm.mmu_lock):
-            kvm.active_memslots = GONE
-
-
-def kvm_create_memslot(kvm):
-    if feature.memslots_srcu:
-        kvm_swap_active_memslots(kvm, VALID)
-    else:
-        with write_lock(kvm.mmu_lock):
-            kvm.active_memslots = VALID
-
-
-def kvm_set_memory_region(kvm, change):
-    """slots_lock is a mutex since v2.6.34."""
-    with write_lock(kvm.slots_lock):
-        if change == KVM_MR_DELETE:
-            kvm_delete_memslot(kvm)
-        else:
-            kvm_create_memslot(kvm)
-
-
-def kvm_vm_ioctl(kvm):
-    """KVM_SET_USER_MEMORY_REGION: the first memslot is deleted and created again, any number of
-    times."""
-    while True:
-        kvm_set_memory_region(kvm, KVM_MR_DELETE)
-        kvm_set_memory_region(kvm, KVM_MR_CREATE)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.kvm.kvm_main import vcpu_run
+from mmuwitness.model.kvm.vcpu import vcpu_run
 from mmuwitness.model.mm.ksm import ksmd
 from mmuwitness.model.mm.memory import host_thread
 from mmuwitness.trace.kernel import Dialect

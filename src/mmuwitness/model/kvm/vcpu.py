@@ -1,0 +1,71 @@
+"""virt/kvm/kvm_main.c: a vCPU in the guest, and what its exits lead to."""
+
+from __future__ import annotations
+
+from mmuwitness.model.kvm.kvm_host import GONE, VALID, KvmPageFault
+from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
+from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
+from mmuwitness.model.mm.mm_types import load, store
+from mmuwitness.model.primitives import atomic, choose, feature, read_lock, trace
+
+NO_EXIT, TRANSLATION_FAULT, PERMISSION_FAULT = 0, 1, 2
+
+
+def guest_access(vcpu, gfn, write):
+    """One guest instruction: a TLB hit, or a hardware walk that fills the TLB; else an exit."""
+    kvm = vcpu.kvm
+    with atomic("a TLB hit is one access, and the walker reads an SPTE whole"):
+        entry = vcpu.tlb[gfn]
+        if entry.present and (entry.write or not write):
+            if write:
+                store(kvm.mm, entry.page, gfn_to_hva(kvm, gfn))
+            else:
+                load(kvm.mm, entry.page, gfn_to_hva(kvm, gfn))
+            return NO_EXIT
+        spte = kvm.spte[gfn]
+        if not spte.present:
+            return TRANSLATION_FAULT
+        if write and not spte.write:
+            return PERMISSION_FAULT
+        vcpu.tlb[gfn] = spte
+    return NO_EXIT
+
+
+def vcpu_run(vcpu):
+    """A guest that reads the first `read_gfns` and writes the first `written_gfns`, for ever.
+    After an exit it may do something else first (an interrupt): it need not repeat the access."""
+    kvm = vcpu.kvm
+    while True:
+        access = choose(kvm.read_gfns + kvm.written_gfns)
+        write = access >= kvm.read_gfns
+        gfn = access - kvm.read_gfns if write else access
+        exit_reason = guest_access(vcpu, gfn, write)
+        if exit_reason != NO_EXIT:
+            trace("kvm_page_fault", gfn)
+            permission = exit_reason == PERMISSION_FAULT
+            fault = KvmPageFault(gfn=gfn, write=write, permission=permission)
+            handle_exit(vcpu, fault)
+
+
+def handle_exit(vcpu, fault):
+    """A vCPU outside the guest is in kvm->srcu; until commit bc6678a33d9b ("KVM: introduce
+    kvm->srcu and convert kvm_set_memory_region to SRCU update") in v2.6.34 it held slots_lock."""
+    kvm = vcpu.kvm
+    if kvm.updates_memslots and not feature.memslots_srcu:
+        with read_lock(kvm.slots_lock):
+            handle_guest_fault(vcpu, fault)
+    else:
+        idx = srcu_read_lock(kvm)
+        handle_guest_fault(vcpu, fault)
+        srcu_read_unlock(kvm, idx)
+
+
+def handle_guest_fault(vcpu, fault):
+    """A gfn without a memslot is emulated by the VMM, and so is one whose memslot is being deleted
+    (KVM_PFN_NOSLOT, an error hva), where that fault is not retried."""
+    kvm = vcpu.kvm
+    state = gfn_to_memslot(kvm, kvm_memslots(kvm), fault.gfn)
+    if state == VALID:
+        kvm.arch.page_fault(vcpu, fault)
+    elif state == GONE or not feature.fault_retries_invalid_slot:
+        trace("kvm_mmio", fault.gfn)

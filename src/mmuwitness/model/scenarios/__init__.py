@@ -1,0 +1,26 @@
+"""Bounded set-ups: which processes run on which host.  A scenario is one value of these tables.
+
+Actors that repeat for ever are marked so in `bounds`; nothing else is unbounded.
+"""
+
+from __future__ import annotations
+
+from mmuwitness.model.era import UnknownName
+from mmuwitness.model.scenarios.cow import COW
+from mmuwitness.model.scenarios.ksm import KSM
+from mmuwitness.model.scenarios.memslots import MEMSLOTS
+from mmuwitness.model.scenarios.rmap import RMAP
+from mmuwitness.model.scenarios.scenario import Scenario
+from mmuwitness.model.scenarios.uprobes import UPROBES
+from mmuwitness.model.scenarios.zap import ZAP
+
+TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS)
+
+SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}
+
+
+def find_scenario(name: str) -> Scenario:
+    """The scenario of that name; UnknownName lists what exists."""
+    if name not in SCENARIOS:
+        raise UnknownName("scenario", name, list(SCENARIOS))
+    return SCENARIOS[name]

@@ -1,0 +1,99 @@
+"""What a scenario is: which processes run on which host, and how its first pages are mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+from mmuwitness.model.arch.arch import Arch
+from mmuwitness.model.claims import always_claims
+from mmuwitness.model.era import Era
+from mmuwitness.model.host import Host
+from mmuwitness.model.kvm.kvm_host import Spte
+from mmuwitness.model.kvm.vcpu import vcpu_run
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A process: `function(*arguments)`, under the name shown in timelines."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """name, what it is about, and how to wire it.
+
+    sizes: arguments of Host.  setup: maps the first pages.  actors: the processes besides the
+    vCPUs.  bounds: what is bounded, for people.  overrides: functions in the place of the model's.
+    changes: "+NAME" and "-NAME", features that every kernel has or lacks here.
+    variant: the user's file that both come from.
+    """
+
+    name: str
+    text: str
+    bounds: str
+    setup: Callable[[Host], None]
+    actors: Callable[[Host], list[Actor]]
+    sizes: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, FunctionType] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
+    variant: str = ""
+
+    def host(self, era: Era, arch: Arch, claims: bool = True) -> Host:
+        """A fresh host with its processes, and with the `always` claims or without any."""
+        host = Host(era.with_change(*self.changes), arch, **self.sizes)
+        self.setup(host)
+        guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in host.vcpus]
+        host.processes = [*guests, *self.actors(host)]
+        host.claims = always_claims() if claims else []
+        host.overrides.update(self.overrides)
+        return host
+
+
+def two_private_pages(host: Host) -> None:
+    """Every address has a page of its own, writable, all of equal content."""
+    for addr in range(len(host.mm.addresses)):
+        host.map_page(addr, addr)
+
+
+def two_read_only_pages(host: Host) -> None:
+    """As two_private_pages, in a mapping that is not writable."""
+    for addr in range(len(host.mm.addresses)):
+        host.map_page(addr, addr, write=False)
+
+
+def private_beside_ksm_page(host: Host) -> None:
+    """A page of its own at the first address, a KSM page of equal content at the others."""
+    host.map_page(0, 0)
+    host.map_ksm_page(range(1, len(host.mm.addresses)), 1)
+
+
+def ksm_page_beside_private(host: Host) -> None:
+    """A KSM page at the first address, a page of its own and of equal content at the second."""
+    host.map_ksm_page([0], 0)
+    host.map_page(1, 1)
+
+
+def private_beside_mapped_ksm_page(host: Host) -> None:
+    """As private_beside_ksm_page; the second gfn is mapped already, and nobody touches it."""
+    private_beside_ksm_page(host)
+    host.kvm.spte[1] = Spte(present=True, page=host.pages[1])
+    host.kvm.table[0] = True
+
+
+def one_ksm_page(host: Host) -> None:
+    """All addresses share one KSM page."""
+    host.map_ksm_page(range(len(host.mm.addresses)), 0)
+
+
+def mm_actor(name: str, function: Callable[..., Any], *more: Any) -> Callable[[Host], list[Actor]]:
+    return lambda host: [Actor(name, function, (host.mm, *more))]
+
+
+ONE_GFN = {"addresses": 1, "slot_pages": 1, "pages": 2}
+TWO_SLOTS = {"memslots": 2, "updates_memslots": True}
