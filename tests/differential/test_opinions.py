@@ -41,16 +41,15 @@ QUICK = 60_000
 
 
 def chosen() -> list[Any]:
-    """Of each scenario the largest program that is quick, on x86 and on arm64."""
-    found: dict[tuple[str, bool], tuple[int, str, str]] = {}
+    """Of each scenario the largest program that is quick."""
+    found: dict[str, tuple[int, str, str]] = {}
     for scenario, arch, eras, entry in entries():
         if entry["states"] <= QUICK:
             here = (entry["states"], arch, eras.split()[0])
-            key = (scenario, arch == "arm64")
-            found[key] = max(here, found.get(key, here))
+            found[scenario] = max(here, found.get(scenario, here))
     return [
         pytest.param(Case(scenario, arch, era), id=f"{scenario}-{arch}-{era}")
-        for (scenario, _), (_, arch, era) in found.items()
+        for scenario, (_, arch, era) in found.items()
     ]
 
 

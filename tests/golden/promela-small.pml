@@ -28,7 +28,7 @@ c_decl {
 #define DEADLOCK(found) if :: found -> c_code { once(2, 0); } :: else fi
 #else
 #define CLAIM(number, holds) assert(holds)
-#define MARK(number, text) printf("%s\n", text)
+#define MARK(number, text) printf(text)
 #define DEADLOCK(found) assert(!(found))
 #endif
 
@@ -94,7 +94,7 @@ active proctype p0() {
             p0_t_2 = Box_n + 1;
             assert(0 <= p0_t_2 && p0_t_2 <= 3);
             Box_n = p0_t_2;
-            MARK(0, "another time");
+            MARK(0, "another time\n");
          :: else
          fi;
       :: else

@@ -10,7 +10,7 @@ import pytest
 
 from mmuwitness.report.promela.model import promela_text
 from mmuwitness.report.promela.statements import bare
-from mmuwitness.report.promela.variables import Names, TooWide
+from mmuwitness.report.promela.variables import Names, TooWide, Variable
 from tests.process.worlds import fold_code
 
 SMALL = """
@@ -83,6 +83,25 @@ def test_names_are_promelas_own_and_unique() -> None:
         "x",
         "t",
     ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        (Variable("x", 0, 1), "bit x;"),
+        (Variable("x", 0, 3, (2,)), "unsigned x : 2 = 2;"),
+        (Variable("x", 0, 255), "byte x;"),
+        (Variable("x", 0, 256), "unsigned x : 9;"),
+        (Variable("x", 0, 1 << 16), "int x;"),
+        (Variable("x", -1, 1), "short x;"),
+        (Variable("x", 0, 1, (0, 1)), "byte x[2] = { 0, 1 };"),
+        (Variable("x", 0, 256, (0, 0)), "short x[2];"),
+        (Variable("x", -(1 << 20), 1, (0, 0)), "int x[2];"),
+        (Variable("x", 0, 1, hidden=True), "hidden int x;"),
+    ],
+)
+def test_a_variable_has_the_narrowest_type(variable: Variable, expected: str) -> None:
+    assert variable.declaration() == expected
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ c_decl {
 #define DEADLOCK(found) if :: found -> c_code { once(2, 0); } :: else fi
 #else
 #define CLAIM(number, holds) assert(holds)
-#define MARK(number, text) printf("%s\\n", text)
+#define MARK(number, text) printf(text)
 #define DEADLOCK(found) assert(!(found))
 #endif
 """

@@ -305,7 +305,8 @@ class Writer:
             self.assign(mark, mark.name, 0)
 
     def op_cover(self, op: Op) -> None:
-        self.out.append(f'MARK({self.marks.index(op.extra)}, "{op.extra}");')
+        text = op.extra.replace("\\", "/").replace('"', "'").replace("%", "%%")
+        self.out.append(f'MARK({self.marks.index(op.extra)}, "{text}\\n");')
 
     def op_check(self, op: Op) -> None:
         self.out.append(f"assert({within(self.operand(op.args[0]), op)});")
