@@ -55,6 +55,7 @@ class Program:
     claims: list[str]
     functions: frozenset[str]
     unguarded: list[str] = field(default_factory=list)
+    predicates: list[FoldedClaim] = field(default_factory=list)
 
     @property
     def initial(self) -> list[int]:
@@ -131,6 +132,7 @@ def fold_host(host: HostSpec, every: bool, lines: bool) -> Program:
         [c.name for c in host.claims],
         frozenset().union(*(b.functions for b in builders)),
         unguarded_writes(processes),
+        claims,
     )
 
 
