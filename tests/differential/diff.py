@@ -18,7 +18,7 @@ from mmuwitness.model.era import Era
 from mmuwitness.model.host import ARCHES, find_arch
 from mmuwitness.model.scenarios import SCENARIOS
 from tests.differential.opinions import Opinion, opinion_of, spins_opinion
-from tests.differential.pan import MISSING
+from tests.differential.verifier import MISSING
 
 KERNELS = ("v2.6.32", "v3.7", "v3.11", "v5.10", "v5.13", "v6.1", "v6.9", "v6.12", "v7.3")
 STUDIED = ("x86-tdp", "x86-shadow", "arm64")

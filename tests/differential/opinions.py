@@ -10,7 +10,7 @@ from mmuwitness.explore.search import SearchResult, search
 from mmuwitness.process.native import NativeProgram, compile_ir
 from mmuwitness.process.program import Program
 from mmuwitness.report.promela.model import promela_text
-from tests.differential.pan import pan_report
+from tests.differential.verifier import pan_report
 
 QUICK_STATES = 300_000
 """Up to so many states it takes longer to optimise SPIN's verifier than to run it."""

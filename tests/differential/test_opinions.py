@@ -24,7 +24,7 @@ from tests.differential.opinions import (
     our_opinion,
     spins_opinion,
 )
-from tests.differential.pan import MISSING, pan_report
+from tests.differential.verifier import MISSING, pan_report
 from tests.explore.test_pinned import entries
 from tests.process.worlds import SmallHost, declared, fold_code, load
 from tests.properties.programs import Text

@@ -19,7 +19,7 @@ from mmuwitness.model.kvm.kvm_main import INSTALLS_READ_ONLY
 from mmuwitness.model.scenarios import find_scenario
 from mmuwitness.process.native import NativeProgram, compile_ir
 from mmuwitness.process.program import fold
-from tests.differential.pan import MISSING, pan_report
+from tests.differential.verifier import MISSING, pan_report
 
 MODELS = Path(__file__).parent / "spin"
 ERA = Era("v5.10")  # what the Promela models are written for
