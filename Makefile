@@ -16,7 +16,7 @@ ifneq ($(shell test -x $(PY) && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo lint test check diff bench bench/run golden lock clean
+.PHONY: help setup demo lint test check diff bench bench/run golden survey lock clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) \
@@ -75,6 +75,9 @@ bench/run: $(STAMP)
 	@$(PY) -m bench.explore
 	@$(PY) -m bench.verdict
 	@$(PY) -m bench.trace
+
+survey: $(STAMP) ## change every line of the model, one at a time: who notices? (an hour)
+	@$(PY) -m tests.model.survey
 
 golden: $(STAMP) ## accept what the golden tests print now; review the diff
 	@MMUWITNESS_GOLDEN=accept $(PY) -m pytest -q -m golden || test $$? = 5 # 5: there are none
