@@ -30,8 +30,13 @@ VIOLATES = {
     "H5": {"I8"},
     "H6": {"I8"},
     "H7": {"I1", "I4"},
+    "H14": {"I1", "I4"},
+    "H18": {"I1", "I4"},
+    "H19": {"I1", "I4", "I6"},
     "H20": {"I6"},
     "H30": {"I4"},
+    "H34": {"I1", "I4"},  # as H14
+    "H35": {"I1", "I4"},
     "P1": {"I1", "I4"},  # no retry check: a fault maps what it looked up before the window
     "P2": {"I1", "I4"},
     "R1": {"I1", "I4"},

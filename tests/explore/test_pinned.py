@@ -54,7 +54,9 @@ class Bug:
     mended: str
 
 
-RMAP_WALKS = ("cow_migrate", "cow_reclaim", "reclaim", "reclaim_one", "migrate", "migrate_one")
+RMAP_WALKS = ("cow_migrate", "cow_reclaim", "reclaim", "reclaim_one", "migrate", "migrate_one",
+              "collapse_shmem")  # fmt: skip
+STALE = "I1 I3 I4 I6"
 ALONE = "change_pte wants its window to be the only one"
 
 BUGS = {
@@ -96,6 +98,43 @@ BUGS = {
         since="v3.11",
         until="v6.4",
         mended="+change_pte_skips_invalid_slot",
+    ),
+    "H14": Bug(
+        "The VMA says that a leaf is to be huge, and is gone by the time of the snapshot: commit"
+        " 13ec9308a857 in v6.3.",
+        claims=STALE,
+        arches=("arm64",),
+        scenarios=("mmap_hugetlb",),
+        since="v3.13",
+        until="v6.3",
+        mended="+arm64_snapshot_before_mmap_unlock",
+    ),
+    "H18": Bug(
+        "khugepaged drops a table of PTEs without a window: commit f268f6cf875f in v6.1.",
+        claims=STALE,
+        arches=ARCHES,
+        scenarios=("collapse_shmem",),
+        since="v5.4",
+        until="v6.1",
+        mended="+collapse_file_bracketed",
+    ),
+    "H19": Bug(
+        "One of two mappings that share a PMD table is forgotten: commit 017b1660df89 in v4.19.",
+        claims=STALE,
+        arches=("x86-shadow", "arm64"),
+        scenarios=("hugetlb_shared",),
+        since="v2.6.32",
+        until="v4.19",
+        mended="+hugetlb_shared_pmd_range",
+    ),
+    "H35": Bug(
+        "H14 on x86: commit 83f06fa7a6fd in v5.6 asks the page tables instead.",
+        claims=STALE,
+        arches=("x86-shadow",),
+        scenarios=("mmap_hugetlb",),
+        since="v2.6.32",
+        until="v5.6",
+        mended="+x86_hugetlb_from_page_tables",
     ),
     "2ec74c3ef2d8": Bug(
         "Rmap walks drop ptl before invalidate_page, v3.7 to v4.10: for a while the PTE is gone"

@@ -12,6 +12,7 @@ from mmuwitness.model.claims import Claim
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.host import ARCHES, Host, find_arch
 from mmuwitness.model.kvm.kvm_host import GONE, INVALID
+from mmuwitness.model.mm.mm_types import PMD_HUGE, PMD_TABLE
 from mmuwitness.model.scenarios import SCENARIOS, find_scenario
 from tests.model.mutants import outcome, outcome_for
 
@@ -50,11 +51,13 @@ def test_bounds_are_those_of_the_host(name: str) -> None:
 def test_pages_are_counted_at_the_start(name: str) -> None:
     host = host_of(name)
     mapped = [host.mm.pte[a] for a in host.mm.addresses]
+    tables = mapped[:2] if host.mm.pmd_shared else mapped  # a shared one is counted once
     for page in host.pages:
-        ptes = [pte for pte in mapped if pte.page is page]
-        assert page.refcount == page.mapcount == len(ptes)
+        ptes = [pte for pte in tables if pte.page is page]
+        cached = [a for a in host.mm.addresses if host.mm.cache[a] is page]
+        assert page.refcount - len(cached) == page.mapcount == len(ptes)
         assert not (page.ksm and any(pte.write for pte in ptes))
-        assert [page.rmap[a] for a in host.mm.addresses] == [pte.page is page for pte in mapped]
+        assert [page.rmap[a] for a in range(len(tables))] == [pte.page is page for pte in tables]
         assert page.refcount == 0 or page.lru
     for addr, pte in enumerate(mapped):
         assert pte.present and host.mm.written[addr] == pte.page.content
@@ -67,7 +70,7 @@ def test_processes_have_names_of_their_own(name: str) -> None:
     names = [process.name for process in host.processes]
     assert len(set(names)) == len(names)
     assert names[: len(host.vcpus)] == [f"vcpu{n}" for n in range(len(host.vcpus))]
-    two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed")
+    two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed", "thp", "collapse_shmem")
     assert len(names) == len(host.vcpus) + (2 if name in two else 1)
 
 
@@ -161,6 +164,40 @@ def never_breakpoint(host):
     return not pte.present or pte.write or pte.page is host.pages[0]
 
 
+def never_split(host):
+    return host.mm.pmd[0] != PMD_TABLE or not host.mm.pte[0].present
+
+
+def never_collapsed(host):
+    return host.mm.pmd[0] != PMD_HUGE or host.mm.pte[0].page is host.pages[0]
+
+
+def never_huge_leaf(host):
+    return not host.kvm.huge[0]
+
+
+def never_small_leaf(host):
+    return host.kvm.huge[0] or not host.kvm.spte[0].present
+
+
+def never_out_of_the_cache(host):
+    return host.mm.cache[0] is not None
+
+
+def never_dropped_with_the_table(host):
+    pte = host.mm.pte[0]
+    page = host.pages[0]
+    return pte.present or page.refcount != 1 or page.mapcount != 0 or host.mm.cache[0] is not page
+
+
+def never_unshared(host):
+    return host.mm.pmd_shared
+
+
+def never_shared_again(host):
+    return not host.mm.pmd_shared or host.mm.pte[0].page is host.pages[0]
+
+
 def never_being_deleted(host):
     return host.kvm.active_memslots != INVALID
 
@@ -193,6 +230,10 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "migrate_one": (never_migrating, never_replaced),
     "memslot_delete": (never_merged, never_replaced, never_being_deleted, never_without_memslot),
     "memslot_dontneed": (never_none, never_replaced, never_being_deleted, never_without_memslot),
+    "thp": (never_none, never_split, never_collapsed, never_huge_leaf, never_small_leaf),
+    "mmap_hugetlb": (never_none, never_replaced, never_huge_leaf, never_small_leaf),
+    "collapse_shmem": (never_none, never_out_of_the_cache, never_dropped_with_the_table),
+    "hugetlb_shared": (never_migrating, never_replaced, never_unshared, never_shared_again),
 }
 
 

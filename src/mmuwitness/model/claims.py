@@ -14,7 +14,7 @@ from mmuwitness.model.era import UnknownName
 from mmuwitness.model.kvm import kvm_main
 from mmuwitness.model.kvm.kvm_host import GONE
 from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
-from mmuwitness.model.mm.mm_types import UNKNOWN
+from mmuwitness.model.mm.mm_types import PMD_HUGE, UNKNOWN, pmd_of, walk_page_tables
 from mmuwitness.model.primitives import feature
 
 
@@ -81,7 +81,7 @@ def coherent(host: Any) -> Any:
         addr = gfn_to_hva(kvm, gfn)
         spte = kvm.spte[gfn]
         if mm.open_windows[addr] == 0 and spte.present:
-            pte = mm.pte[addr]
+            pte = walk_page_tables(mm, addr)
             if not pte.present or pte.page is not spte.page or (spte.write and not pte.write):
                 return False
     return True
@@ -90,15 +90,19 @@ def coherent(host: Any) -> Any:
 @always("I2", "ptl", "mmu_lock")
 def absent_in_window(host: Any) -> Any:
     """While a window is open the SPTEs under it are absent; a kernel with change_pte may have put
-    there what the PTE maps."""
+    there what the PTE maps, and a fault beside the window a huge leaf, while the PMD is huge."""
     kvm = host.kvm
     mm = host.mm
     for gfn in kvm.gfns:
         addr = gfn_to_hva(kvm, gfn)
         spte = kvm.spte[gfn]
         if mm.open_windows[addr] != 0 and spte.present:
-            pte = mm.pte[addr]
-            if not feature.change_pte_op or not pte.present or pte.page is not spte.page:
+            pte = walk_page_tables(mm, addr)
+            # whoever splits the PMD opens a window over all of it
+            beside = kvm.arch.is_huge(kvm, gfn) and mm.pmd[pmd_of(addr)] == PMD_HUGE
+            if not feature.change_pte_op and not beside:
+                return False
+            if not pte.present or pte.page is not spte.page:
                 return False
     return True
 
@@ -113,7 +117,7 @@ def no_stale_tlb_entry(host: Any) -> Any:
         for gfn in kvm.gfns:
             entry = vcpu.tlb[gfn]
             if entry.present:
-                pte = mm.pte[gfn_to_hva(kvm, gfn)]
+                pte = walk_page_tables(mm, gfn_to_hva(kvm, gfn))
                 if not pte.present or pte.page is not entry.page or (entry.write and not pte.write):
                     return False
     return True

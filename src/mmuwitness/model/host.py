@@ -22,7 +22,7 @@ from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_invalidate_range_end,
     kvm_mmu_notifier_invalidate_range_start,
 )
-from mmuwitness.model.mm.mm_types import MM, Page, Pte
+from mmuwitness.model.mm.mm_types import MM, PMD_HUGE, Page, Pte
 from mmuwitness.model.mm.mmu_notifier import MmuNotifier
 from mmuwitness.model.state import World
 
@@ -68,11 +68,20 @@ class Host:
         mergeable: int = 1,
         host_thread: bool = False,
         defers_flushes: bool = False,
+        huge_pages: bool = False,
+        shmem: bool = False,
+        shares_pmds: bool = False,
     ) -> None:
         self.era, self.arch = era, arch
         self.features_read: set[str] = set()
         tables = -(-slot_pages // gfns_per_table)
-        self.world = World(pages=pages, addresses=addresses, gfns=slot_pages, tables=tables)
+        self.world = World(
+            pages=pages,
+            addresses=addresses,
+            pmds=-(-addresses // 2),
+            gfns=slot_pages,
+            tables=tables,
+        )
         self.pages = self.world.add(Page, pages)
         self.mm = self.world.add(
             MM,
@@ -83,6 +92,9 @@ class Host:
             nr_mergeable=mergeable,
             host_thread=host_thread,
             defers_flushes=defers_flushes,
+            huge_pages=huge_pages,
+            shmem=shmem,
+            shares_pmds=shares_pmds,
         )[0]
         slots = self.world.add(Memslot, memslots, npages=slot_pages // memslots)
         for number, slot in enumerate(slots):
@@ -135,6 +147,12 @@ class Host:
         mapped.rmap[addr] = True
         self.mm.written[addr] = content
         self.mm.pte[addr] = Pte(present=True, write=write, dirty=write, page=mapped)
+
+    def map_huge_page(self, addr: int, page: int) -> None:
+        """Before the run: a huge PMD maps the huge page that begins with this one."""
+        self.map_page(addr, page)
+        self.map_page(addr + 1, page + 1)
+        self.mm.pmd[addr // 2] = PMD_HUGE
 
     def map_ksm_page(self, addresses: Sequence[int], page: int) -> None:
         """Before the run: a KSM page is mapped read-only at several addresses."""

@@ -16,7 +16,8 @@ from mmuwitness.model.kvm.kvm_main import (
     mmu_invalidate_retry,
     mmu_invalidate_retry_gfn,
 )
-from mmuwitness.model.mm.mm_types import put_page
+from mmuwitness.model.kvm.memslots import gfn_to_hva
+from mmuwitness.model.mm.mm_types import PMD_HUGE, nth_page, pmd_of, put_page
 from mmuwitness.model.primitives import atomic, feature, write_lock
 
 
@@ -57,7 +58,7 @@ class Arch:
         for gfn in kvm.gfns:
             if range.start <= gfn and gfn < range.end:
                 if kvm.spte[gfn].present:
-                    kvm.spte[gfn] = Spte()
+                    self.zap_leaf(kvm, gfn)
                     flush = True
         return flush
 
@@ -71,13 +72,16 @@ class Arch:
     def page_fault(self, vcpu, fault):
         """Snapshot, look up without locks, lock, retry or install."""
         kvm = vcpu.kvm
-        fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
+        self.take_snapshot(kvm, fault)
         hva_to_pfn(kvm, fault, self.maps_reads_writable)
         if fault.page is not None:
             with write_lock(kvm.mmu_lock):
                 if not self.is_stale(kvm, fault):
                     self.map(kvm, fault)
             put_page(fault.page)
+
+    def take_snapshot(self, kvm, fault):
+        fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
 
     def is_stale(self, kvm, fault):
         if feature.range_retry_hva or feature.range_retry_gfn:
@@ -90,3 +94,67 @@ class Arch:
     def table_of(self, kvm, gfn):
         """The last-level table page of a gfn."""
         return gfn >> kvm.table_shift
+
+    # Huge leaves
+
+    def is_huge(self, kvm, gfn):
+        """A huge leaf is where the table page of this gfn would be."""
+        return kvm.mm.huge_pages and kvm.huge[self.table_of(kvm, gfn)]
+
+    def fill_tlb_huge(self, vcpu, gfn):
+        """A walk that ends at a huge leaf: the TLB has all that it maps."""
+        kvm = vcpu.kvm
+        for each in kvm.gfns:
+            if self.table_of(kvm, each) == self.table_of(kvm, gfn):
+                vcpu.tlb[each] = kvm.spte[each]
+
+    def flush_huge(self, kvm, gfn):
+        """As flush_gfn, for all that a huge leaf maps, or a table page."""
+        with atomic("the invalidation is broadcast and waited for"):
+            for vcpu in kvm.vcpus:
+                for each in kvm.gfns:
+                    if self.table_of(kvm, each) == self.table_of(kvm, gfn):
+                        vcpu.tlb[each] = Spte()
+
+    def zap_leaf(self, kvm, gfn):
+        """A huge leaf goes as a whole, whatever part of it the range covers."""
+        if self.is_huge(kvm, gfn):
+            table = self.table_of(kvm, gfn)
+            with atomic("one entry, which hardware reads whole"):
+                kvm.huge[table] = False
+                for each in kvm.gfns:
+                    if self.table_of(kvm, each) == table:
+                        kvm.spte[each] = Spte()
+        else:
+            kvm.spte[gfn] = Spte()
+
+    def zap_and_flush(self, kvm, gfn):
+        """For architectures that invalidate TLBs leaf by leaf, inside the walk."""
+        huge = self.is_huge(kvm, gfn)
+        self.zap_leaf(kvm, gfn)
+        if huge:
+            self.flush_huge(kvm, gfn)
+        else:
+            self.flush_gfn(kvm, gfn)
+
+    def host_pfn_mapping_level(self, kvm, fault):
+        """True: the primary MMU maps the gfn by a huge PMD.  It is read without ptl, which is good
+        enough once the retry check has passed: whoever splits or clears it opens a window over all
+        of it, and waits there for mmu_lock."""
+        return kvm.mm.pmd[pmd_of(gfn_to_hva(kvm, fault.gfn))] == PMD_HUGE
+
+    def maps_huge(self, kvm, fault):
+        """The leaf is to be huge: its VMA said so, or the primary MMU does."""
+        return fault.vma_huge or self.host_pfn_mapping_level(kvm, fault)
+
+    def map_huge(self, kvm, fault):
+        """A huge leaf in the place of a table page.  It maps what lies beside the page in physical
+        memory, whatever that is."""
+        table = self.table_of(kvm, fault.gfn)
+        with atomic("one entry, which hardware reads whole"):
+            kvm.huge[table] = True
+            kvm.table[table] = False
+            for each in kvm.gfns:
+                if self.table_of(kvm, each) == table:
+                    page = nth_page(kvm.mm, fault.page, each & 1)
+                    kvm.spte[each] = Spte(present=True, write=fault.map_writable, page=page)

@@ -36,8 +36,7 @@ class Arm64(Arch):
         for gfn in kvm.gfns:
             if range.start <= gfn and gfn < range.end:
                 if kvm.spte[gfn].present:
-                    kvm.spte[gfn] = Spte()
-                    self.flush_gfn(kvm, gfn)
+                    self.zap_and_flush(kvm, gfn)
                     self.free_empty_table(kvm, self.table_of(kvm, gfn))
         return False
 
@@ -54,6 +53,9 @@ class Arm64(Arch):
         results become invalid") in v6.3 the snapshot was taken after mmap_lock was dropped."""
         kvm = vcpu.kvm
         with read_lock(kvm.mm.mmap_lock):
+            if kvm.mm.huge_pages:
+                # vma_pagesize: a VMA of hugetlb is mapped by huge leaves
+                fault.vma_huge = kvm.mm.vma_huge
             if feature.arm64_snapshot_before_mmap_unlock:
                 fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
         if not feature.arm64_snapshot_before_mmap_unlock:
@@ -70,7 +72,9 @@ class Arm64(Arch):
         """With kvm_pgtable a permission fault on a leaf of the same size only gets its permissions
         relaxed; before, the leaf was replaced like any other."""
         old = kvm.spte[fault.gfn]
-        if feature.arm64_kvm_pgtable and fault.permission:
+        if kvm.mm.huge_pages and self.maps_huge(kvm, fault):
+            self.stage2_map_huge(kvm, fault)
+        elif feature.arm64_kvm_pgtable and fault.permission:
             if old.present and fault.map_writable:
                 kvm.spte[fault.gfn] = old.replace(write=True)
         else:
@@ -80,3 +84,15 @@ class Arm64(Arch):
                 self.flush_gfn(kvm, fault.gfn)
             kvm.table[self.table_of(kvm, fault.gfn)] = True
             self.map(kvm, fault)
+
+    def maps_huge(self, kvm, fault):
+        return feature.arm64_huge_pages and Arch.maps_huge(self, kvm, fault)
+
+    def stage2_map_huge(self, kvm, fault):
+        """A block.  Break before make: a table in its place is detached and flushed first."""
+        if kvm.table[self.table_of(kvm, fault.gfn)]:
+            for gfn in kvm.gfns:
+                if self.table_of(kvm, gfn) == self.table_of(kvm, fault.gfn):
+                    kvm.spte[gfn] = Spte()
+            self.flush_huge(kvm, fault.gfn)
+        self.map_huge(kvm, fault)

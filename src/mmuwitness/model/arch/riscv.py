@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import Spte
-from mmuwitness.model.primitives import feature
+from mmuwitness.model.primitives import feature, read_lock
 
 
 class Riscv(Arch):
@@ -33,6 +33,9 @@ class Riscv(Arch):
         addr = range.start
         for gfn in kvm.gfns:
             if addr <= gfn and gfn < range.end:
+                if self.is_huge(kvm, gfn):
+                    self.gstage_unmap_huge(kvm, gfn, range)
+                    continue
                 if not feature.riscv_unmap_aligned and not kvm.table[self.table_of(kvm, gfn)]:
                     addr = gfn + (1 << kvm.table_shift)
                 if kvm.spte[gfn].present:
@@ -40,8 +43,37 @@ class Riscv(Arch):
                     self.flush_gfn(kvm, gfn)
         return False
 
+    def gstage_unmap_huge(self, kvm, gfn, range):
+        """A huge leaf that the range covers in part is left as it is: whoever unmaps a part splits
+        the huge PMD first, in a window over all of it."""
+        first = gfn - (gfn & kvm.table_shift)
+        if range.start <= first and first + (1 << kvm.table_shift) <= range.end:
+            self.zap_and_flush(kvm, gfn)
+
+    def take_snapshot(self, kvm, fault):
+        """kvm_riscv_gstage_map() asks the VMA how large the mapping is to be, under mmap_lock.
+        Until commit 2ed90cb0938a ("KVM: RISC-V: Retry fault if vma_lookup() results become
+        invalid") in v6.4 the snapshot was taken after that was dropped.  Where all pages are small
+        the VMA says nothing."""
+        if kvm.mm.huge_pages:
+            with read_lock(kvm.mm.mmap_lock):
+                fault.vma_huge = kvm.mm.vma_huge
+                if feature.riscv_snapshot_before_mmap_unlock:
+                    Arch.take_snapshot(self, kvm, fault)
+        if not kvm.mm.huge_pages or not feature.riscv_snapshot_before_mmap_unlock:
+            Arch.take_snapshot(self, kvm, fault)
+
     def map(self, kvm, fault):
         """gstage_map_page() with a page cache."""
-        kvm.table[self.table_of(kvm, fault.gfn)] = True
-        kvm.spte[fault.gfn] = Spte(present=True, write=fault.map_writable, page=fault.page)
-        self.flush_gfn(kvm, fault.gfn)
+        if kvm.mm.huge_pages and self.maps_huge(kvm, fault):
+            self.map_huge(kvm, fault)
+            self.flush_huge(kvm, fault.gfn)
+        else:
+            kvm.table[self.table_of(kvm, fault.gfn)] = True
+            kvm.spte[fault.gfn] = Spte(present=True, write=fault.map_writable, page=fault.page)
+            self.flush_gfn(kvm, fault.gfn)
+
+    def maps_huge(self, kvm, fault):
+        """Transparent huge pages are mapped huge since commit ed7ae7a34bea ("RISC-V: KVM:
+        Transparent huge page support") in v7.0."""
+        return fault.vma_huge or (feature.riscv_thp and self.host_pfn_mapping_level(kvm, fault))

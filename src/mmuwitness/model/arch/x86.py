@@ -43,7 +43,13 @@ class X86(Arch):
         return feature.retry_precheck and self.is_stale(kvm, fault)
 
     def page_fault(self, vcpu, fault):
+        """Until commit 83f06fa7a6fd ("KVM: x86/mmu: Rely on host page tables to find HugeTLB
+        mappings") in v5.6 the VMA said whether a mapping is huge, and was asked before the
+        snapshot: H14, as arm64 had it."""
         kvm = vcpu.kvm
+        if kvm.mm.huge_pages and not feature.x86_hugetlb_from_page_tables:
+            with read_lock(kvm.mm.mmap_lock):
+                fault.vma_huge = kvm.mm.vma_huge
         fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
         if self.mmu_invalidate_retry_gfn_unsafe(kvm, fault):
             return
@@ -63,8 +69,11 @@ class X86Shadow(X86):
     def direct_page_fault(self, kvm, fault):
         with write_lock(kvm.mmu_lock):
             if not self.is_stale(kvm, fault):
-                self.map(kvm, fault)
-                self.direct_pte_prefetch(kvm, fault)
+                if kvm.mm.huge_pages and self.maps_huge(kvm, fault):
+                    self.map_huge(kvm, fault)
+                else:
+                    self.map(kvm, fault)
+                    self.direct_pte_prefetch(kvm, fault)
 
     def direct_pte_prefetch(self, kvm, fault):
         """Neighbours in the same table page, looked up under mmu_lock without a check of their
@@ -98,7 +107,11 @@ class X86Tdp(X86):
                 self.tdp_mmu_map_handle_target_level(kvm, fault)
 
     def tdp_mmu_map_handle_target_level(self, kvm, fault):
+        huge = kvm.mm.huge_pages and self.maps_huge(kvm, fault)
         with atomic("cmpxchg: if another vCPU was faster, this one faults again"):
             old = kvm.spte[fault.gfn]
             if not old.present or (old.page is fault.page and not old.write):
-                self.map(kvm, fault)
+                if huge:
+                    self.map_huge(kvm, fault)
+                else:
+                    self.map(kvm, fault)

@@ -80,6 +80,9 @@ MM: tuple[Feature, ...] = (
             "mm/migrate: allow migrate_vma() to alloc new page on empty entry",
             since="v4.14", source=SOURCE,
             note="a page is put in place of the zero page, by set_pte_at_notify"),
+    Feature("collapse_pte_mapped_thp", "27e1f8273113",
+            "khugepaged: enable collapse pmd for pte-mapped THP", since="v5.4", source=PATCH,
+            note="khugepaged takes the PTEs of a shmem or file huge page away, to map it huge"),
     Feature("collapse_file_bracketed", "f268f6cf875f",
             "mm/khugepaged: invoke MMU notifiers in shmem/file collapse paths",
             since="v6.1", source=SOURCE, backports=(

@@ -1,6 +1,6 @@
 """The secondary MMU of x86: arch/x86/kvm/."""
 
-from mmuwitness.model.features.feature import DERIVED, PATCH, SOURCE, Feature
+from mmuwitness.model.features.feature import DERIVED, MEMORY, PATCH, SOURCE, Feature
 
 # fmt: off
 X86: tuple[Feature, ...] = (
@@ -62,4 +62,10 @@ X86: tuple[Feature, ...] = (
             until_subject="KVM: x86/mmu: Grab mmu_invalidate_seq in kvm_faultin_pfn()",
             arches=("x86",), source=PATCH, withdrawn=("v6.1.50",),
             note="the fault's snapshot of mmu_invalidate_seq passes through an int"),
+    # The patch was read; its id and its release are from memory.
+    Feature("x86_hugetlb_from_page_tables", "83f06fa7a6fd",
+            "KVM: x86/mmu: Rely on host page tables to find HugeTLB mappings",
+            since="v5.6", arches=("x86",), source=MEMORY,
+            note="a huge leaf needs a huge PMD, seen under mmu_lock; before, a VMA of hugetlb, seen"
+            " before the snapshot"),
 )

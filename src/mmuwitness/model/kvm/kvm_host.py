@@ -38,7 +38,8 @@ class Memslot(Struct):
 
 class KVM(Struct):
     """struct kvm.  spte[gfn] are the leaves; table[t] is true while the last-level table page t
-    exists (gfns that share one: see `table_shift`).
+    exists (gfns that share one: see `table_shift`).  Where huge[t] is true a huge leaf stands in
+    its place: one entry, whose parts are in spte.
 
     active_memslots is what the pointer to the memslots leads to: the first of them is VALID,
     INVALID or GONE there, the others stay.  srcu_idx and srcu_readers are kvm->srcu.
@@ -62,6 +63,7 @@ class KVM(Struct):
     srcu_readers = Field(Bounded(0, 4), array=2)
     spte = Field(Spte, array="gfns")
     table = Field(Bool(), array="tables")
+    huge = Field(Bool(), array="tables")
     unbumped = Field(Bounded(-4, 4), ghost=True)
     crowded = Field(Bool(), ghost=True)
 
@@ -78,6 +80,7 @@ class KvmPageFault(Local):
     gfn = Bounded(0, "gfns")
     write = Bool()
     permission = Bool()
+    vma_huge = Bool()
     mmu_seq = Snapshot()
     page = Ref("Page")
     map_writable = Bool()

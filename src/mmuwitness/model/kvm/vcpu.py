@@ -28,6 +28,8 @@ def guest_access(vcpu, gfn, write):
         if write and not spte.write:
             return PERMISSION_FAULT
         vcpu.tlb[gfn] = spte
+        if kvm.arch.is_huge(kvm, gfn):
+            kvm.arch.fill_tlb_huge(vcpu, gfn)
     return NO_EXIT
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from mmuwitness.model.mm.memory import handle_mm_fault
-from mmuwitness.model.mm.mm_types import get_page
+from mmuwitness.model.mm.mm_types import get_page, walk_page_tables
 from mmuwitness.model.primitives import atomic, read_lock, spin_lock
 
 
 def get_user_page_fast_only(mm, addr, write):
     """A referenced page without any lock, or None."""
-    with atomic("IRQs are off, and the PTE is read again once the reference is taken"):
-        pte = mm.pte[addr]
+    with atomic("IRQs are off, and PMD and PTE are read again once the reference is taken"):
+        pte = walk_page_tables(mm, addr)
         if pte.present and (pte.write or not write):
             get_page(pte.page)
             return pte.page

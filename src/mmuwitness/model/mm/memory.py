@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mmuwitness.model.mm.huge_memory import split_huge_pmd
+from mmuwitness.model.mm.hugetlb import hugetlb_fault, hugetlb_fault_shared
 from mmuwitness.model.mm.migrate import migration_entry_wait
 from mmuwitness.model.mm.mm_types import (
     UNKNOWN,
@@ -21,6 +23,7 @@ from mmuwitness.model.mm.mmu_notifier import (
     set_pte_at_notify,
 )
 from mmuwitness.model.mm.rmap import lru_cache_add, page_add_new_anon_rmap, page_remove_rmap
+from mmuwitness.model.mm.shmem import shmem_fault
 from mmuwitness.model.primitives import (
     atomic,
     choose,
@@ -36,6 +39,15 @@ from mmuwitness.model.primitives import (
 
 def handle_mm_fault(mm, addr, write, unshare=False):
     """mmap_lock is held.  The PTE is read without ptl and compared again under it."""
+    if mm.huge_pages and mm.vma_huge:
+        hugetlb_fault(mm, addr)
+        return
+    if mm.shares_pmds:
+        hugetlb_fault_shared(mm, addr)
+        return
+    if mm.shmem:
+        shmem_fault(mm, addr)
+        return
     pte = mm.pte[addr]
     if pte_none(pte):
         do_anonymous_page(mm, addr)
@@ -136,6 +148,7 @@ def zap_page_range_single(mm, addr):
     """MADV_DONTNEED of one page.  The page is freed after the window, by tlb_finish_mmu()."""
     with read_lock(mm.mmap_lock):
         mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
+        split_huge_pmd(mm, addr)
         page = zap_pte_range(mm, addr)
         mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
         if page is not None:
@@ -159,6 +172,12 @@ def madvise_dontneed(mm):
     """The VMM drops guest pages, any number of times (a balloon)."""
     while True:
         zap_page_range_single(mm, choose(mm.nr_addresses))
+
+
+def madvise_dontneed_first(mm):
+    """The VMM drops the first guest page, any number of times."""
+    while True:
+        zap_page_range_single(mm, 0)
 
 
 def host_access(mm, addr, write):

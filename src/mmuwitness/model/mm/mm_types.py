@@ -8,6 +8,10 @@ from mmuwitness.model.state import Bool, Bounded, Field, Lock, Ref, RwLock, Stru
 UNKNOWN = 2
 """`MM.written` of an address whose content nobody may rely on (it is being dropped)."""
 
+PMD_TABLE, PMD_HUGE, PMD_NONE = 0, 1, 2
+"""What a PMD is: the table of two PTEs; a huge leaf; nothing, while khugepaged holds the table that
+was there.  (A PMD with nothing below it is an empty table here.)"""
+
 
 class Pte(Value):
     """A PTE of the primary MMU: none, present, a migration entry (it remembers whether the page was
@@ -40,9 +44,16 @@ class Page(Struct):
 class MM(Struct):
     """struct mm_struct: one page table, so one ptl; the TLB of the CPU that the VMM runs on.
 
+    pmd[p] is the PMD over the addresses 2p and 2p + 1, the smallest that can be huge.  A huge leaf
+    is one entry: its two halves are in pte, and written in one step.  vma_huge: the VMA over all
+    addresses is of hugetlb.
+
     Wired: pages (all pages), addresses (range of hvas, in pages), notifier_subscriptions,
     nr_mergeable (ksmd scans the first so many addresses), host_thread (True if a thread of the
-    VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs).
+    VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs),
+    huge_pages (False if no PMD is ever huge), shmem (True if the VMA is of a file of shmem, whose
+    page cache is in cache), shares_pmds (True if a file of hugetlb is mapped twice, at the first
+    two addresses and at the next two; while pmd_shared is true, through one PMD table).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else.
@@ -51,8 +62,12 @@ class MM(Struct):
     mmap_lock = Field(RwLock())
     ptl = Field(Lock())
     pte = Field(Pte, array="addresses", guarded_by="MM.ptl")
+    cache = Field(Ref("Page"), array="addresses")
+    pmd = Field(Bounded(PMD_TABLE, PMD_NONE), array="pmds", guarded_by="MM.ptl")
+    vma_huge = Field(Bool(), guarded_by="MM.mmap_lock")
     tlb = Field(Pte, array="addresses")
     swap = Field(Bounded(0, 1), array="addresses")
+    pmd_shared = Field(Bool(), guarded_by="MM.ptl")
     tlb_flush_pending = Field(Bounded(0, 2))
     open_windows = Field(Bounded(0, 3), array="addresses", ghost=True)
     invalidating = Field(Bounded(0, 4), ghost=True)
@@ -62,6 +77,17 @@ class MM(Struct):
 
 def pte_none(pte):
     return not pte.present and not pte.migration and not pte.swap
+
+
+def pmd_of(addr):
+    return addr >> 1
+
+
+def walk_page_tables(mm, addr):
+    """What hardware finds at an address: nothing below a PMD that is none."""
+    if mm.huge_pages and mm.pmd[pmd_of(addr)] == PMD_NONE:
+        return Pte()
+    return mm.pte[addr]
 
 
 def get_page(page):
@@ -90,6 +116,26 @@ def alloc_page(mm):
     return None
 
 
+def nth_page(mm, page, n):
+    """Physical memory: of the aligned pair that a page is in, the first (0) or the second (1)."""
+    for first in range(0, mm.nr_pages - 1, 2):
+        if page is mm.pages[first] or page is mm.pages[first + 1]:
+            return mm.pages[first + n]
+    return page
+
+
+def alloc_huge_page(mm):
+    """The first of two neighbouring free pages, aligned; None if there are none.  The references
+    of a huge page are counted on each half here: the kernel frees it when both have none."""
+    with atomic("the page allocator hands a page to one caller"):
+        for first in range(0, mm.nr_pages - 1, 2):
+            if mm.pages[first].refcount == 0 and mm.pages[first + 1].refcount == 0:
+                mm.pages[first].refcount = 1
+                mm.pages[first + 1].refcount = 1
+                return mm.pages[first]
+    return None
+
+
 def copy_page(page, mm):
     """A new page with the content of `page`; None if there is no memory."""
     with atomic("nobody else knows the new page: only the read of the old one is shared"):
@@ -111,3 +157,6 @@ def store(mm, page, addr):
     """A store to `page` by an access to address `addr`; it always writes a new value."""
     page.content = 1 - page.content
     mm.written[addr] = page.content
+    if mm.shares_pmds:
+        # the other mapping of the file
+        mm.written[addr ^ 2] = page.content
