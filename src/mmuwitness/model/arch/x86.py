@@ -10,7 +10,12 @@ from mmuwitness.model.arch.x86_tdp import (
     kvm_tdp_mmu_unmap_gfn_range,
 )
 from mmuwitness.model.kvm.kvm_host import VALID, Spte
-from mmuwitness.model.kvm.kvm_main import hva_to_pfn, kvm_flush_remote_tlbs
+from mmuwitness.model.kvm.kvm_main import (
+    cond_resched_rwlock_write,
+    hva_to_pfn,
+    kvm_flush_remote_tlbs,
+    rwlock_needbreak,
+)
 from mmuwitness.model.kvm.memslots import gfn_to_memslot, kvm_memslots
 from mmuwitness.model.mm.gup import get_user_page_fast_only
 from mmuwitness.model.mm.mm_types import put_page
@@ -65,6 +70,25 @@ class X86Shadow(X86):
     """The shadow MMU: reverse maps, on EPT/NPT or with shadow page tables."""
 
     name = "x86-shadow"
+
+    def kvm_unmap_gfn_range(self, kvm, range):
+        """Since commit 548f87f667a3 ("KVM: x86/mmu: Honor NEED_RESCHED when zapping rmaps and
+        blocking is allowed") in v6.12 the walk of the rmaps may yield as well: after each gfn, and
+        what it zapped is flushed before."""
+        if not (kvm.yields and range.may_block and feature.x86_shadow_unmap_yields):
+            return X86.kvm_unmap_gfn_range(self, kvm, range)
+        flush = False
+        for gfn in kvm.gfns:
+            if range.start <= gfn and gfn < range.end:
+                if kvm.spte[gfn].present:
+                    kvm.spte[gfn] = Spte()
+                    flush = True
+                if rwlock_needbreak(kvm):
+                    if flush:
+                        kvm_flush_remote_tlbs(kvm)
+                    flush = False
+                    cond_resched_rwlock_write(kvm)
+        return flush
 
     def direct_page_fault(self, kvm, fault):
         with write_lock(kvm.mmu_lock):
