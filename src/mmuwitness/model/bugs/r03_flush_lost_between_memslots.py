@@ -27,9 +27,9 @@ BUG = Bug(
     subject="KVM: x86/mmu: Allow yielding during MMU notifier unmap/zap, if possible",
     release="v5.13",
     source=PATCH,
-    reference="Found by this model; not reported, as far as is known. The handler of each memslot"
-    " begins with nothing to flush. It wants two windows over one page at once, of which one spans"
-    " memslots: a large MADV_DONTNEED, and reclaim.",
+    reference="A result of this model, and about it; not reported, as far as is known. What was"
+    " read: the handler of each memslot begins with nothing to flush. It wants two windows over one"
+    " page at once, of which one spans memslots: a large MADV_DONTNEED, and reclaim.",
     claim="no_stale_tlb_entry",
     scenario=Scenario(
         "dontneed_two_slots",
