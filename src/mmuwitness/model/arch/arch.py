@@ -64,10 +64,14 @@ class Arch:
 
     def kvm_arch_flush_shadow_memslot(self, kvm, slot):
         """The memslot is INVALID: all that it maps is zapped."""
-        range = KvmGfnRange(slot=slot, start=slot.base_gfn, end=slot.base_gfn + slot.npages)
+        first, end = slot.base_gfn, slot.base_gfn + slot.npages
+        range = KvmGfnRange(slot=slot, may_block=False, start=first, end=end)
         with write_lock(kvm.mmu_lock):
             if self.kvm_unmap_gfn_range(kvm, range):
                 kvm_flush_remote_tlbs(kvm)
+
+    def kvm_mmu_reload(self, vcpu):
+        """No root is ever invalid."""
 
     def page_fault(self, vcpu, fault):
         """Snapshot, look up without locks, lock, retry or install."""
