@@ -54,7 +54,15 @@ class Bug:
     mended: str
 
 
-RMAP_WALKS = ("cow_migrate", "cow_reclaim", "reclaim", "reclaim_one", "migrate", "migrate_one")
+RMAP_WALKS = (
+    "cow_migrate",
+    "cow_reclaim",
+    "reclaim",
+    "reclaim_one",
+    "migrate",
+    "migrate_one",
+    "reclaim_aging",
+)
 ALONE = "change_pte wants its window to be the only one"
 
 BUGS = {

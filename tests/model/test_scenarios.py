@@ -67,7 +67,7 @@ def test_processes_have_names_of_their_own(name: str) -> None:
     names = [process.name for process in host.processes]
     assert len(set(names)) == len(names)
     assert names[: len(host.vcpus)] == [f"vcpu{n}" for n in range(len(host.vcpus))]
-    two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed")
+    two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed", "aging")
     assert len(names) == len(host.vcpus) + (2 if name in two else 1)
 
 
@@ -169,6 +169,39 @@ def never_without_memslot(host):
     return host.kvm.active_memslots != GONE
 
 
+def never_sent(host):
+    return host.kvm.sent[0] == 0
+
+
+def never_logged(host):
+    return not host.kvm.dirty_bitmap[0]
+
+
+def never_going_through_the_log(host):
+    return not host.kvm.dirty_log[0]
+
+
+def never_write_protected(host):
+    spte = host.kvm.spte[0]
+    return not spte.present or spte.write or host.kvm.sent[0] == 0
+
+
+def never_written_since_it_was_sent(host):
+    sent = host.kvm.sent[0]
+    return sent == 0 or sent == 1 + host.mm.written[0]
+
+
+def never_aged(host):
+    return not host.kvm.spte[0].aged
+
+
+MIGRATES = (
+    never_sent,
+    never_logged,
+    never_going_through_the_log,
+    never_write_protected,
+    never_written_since_it_was_sent,
+)
 MERGES = (never_merged, never_of_its_own, never_replaced)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm": MERGES,
@@ -193,6 +226,10 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "migrate_one": (never_migrating, never_replaced),
     "memslot_delete": (never_merged, never_replaced, never_being_deleted, never_without_memslot),
     "memslot_dontneed": (never_none, never_replaced, never_being_deleted, never_without_memslot),
+    "dirty_log": MIGRATES,
+    "dirty_log_neighbour": MIGRATES,
+    "aging": (never_none, never_replaced, never_aged),
+    "reclaim_aging": (never_swapped_out, never_replaced, never_aged),
 }
 
 

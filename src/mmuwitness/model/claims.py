@@ -163,6 +163,36 @@ def no_lost_write(host: Any) -> Any:
     return True
 
 
+@always("I7", "mmu_lock")
+def written_page_logged(host: Any) -> Any:
+    """What a guest has written to a page since the VMM sent it is in the dirty bitmap, or in the
+    log that the VMM is going through, or about to be put there by the vCPU whose fault it was."""
+    kvm = host.kvm
+    if kvm.logs_dirty_pages:
+        for gfn in kvm.gfns:
+            now = host.mm.written[gfn_to_hva(kvm, gfn)]
+            if kvm.sent[gfn] != 0 and now != UNKNOWN and kvm.sent[gfn] != 1 + now:
+                logged = kvm.dirty_bitmap[gfn] or kvm.dirty_log[gfn]
+                if not logged and kvm.unmarked[gfn] == 0:
+                    return False
+    return True
+
+
+@always("", "mmu_lock")
+def tracked_page_read_only(host: Any) -> Any:
+    """A guest page table that is shadowed is writable in no SPTE and in no vCPU's TLB."""
+    kvm = host.kvm
+    if kvm.tracks_writes:
+        for gfn in kvm.gfns:
+            if kvm.gfn_write_track[gfn]:
+                if kvm.spte[gfn].write:
+                    return False
+                for vcpu in kvm.vcpus:
+                    if vcpu.tlb[gfn].write:
+                        return False
+    return True
+
+
 @always("I8", "mmu_lock", "mn_invalidate_lock")
 def windows_balanced(host: Any) -> Any:
     """mmu_invalidate_in_progress and mn_active_invalidate_count are never negative, and are 0

@@ -15,6 +15,10 @@ from mmuwitness.model.arch.riscv import Riscv
 from mmuwitness.model.arch.s390 import S390
 from mmuwitness.model.arch.x86 import X86Shadow, X86Tdp
 from mmuwitness.model.era import Era, UnknownName
+from mmuwitness.model.kvm.aging import (
+    kvm_mmu_notifier_clear_flush_young,
+    kvm_mmu_notifier_clear_young,
+)
 from mmuwitness.model.kvm.kvm_host import KVM, VCPU, Memslot
 from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_change_pte,
@@ -35,6 +39,15 @@ ARCHES: dict[str, Arch] = {
 }
 
 
+SPTE_OPTIONS = (
+    "logs_dirty_pages",
+    "tracks_writes",
+    "writable_bits",
+    "ages_pages",
+    "access_tracking",
+)
+
+
 def find_arch(name: str) -> Arch:
     """The architecture of that name; UnknownName lists what exists."""
     if name not in ARCHES:
@@ -48,7 +61,11 @@ class Host:
     addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts.
     updates_memslots: somebody deletes the first one.  gfns_per_table: 2 if neighbouring gfns share
     their last-level table page, 1 if each has its own.
-    read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
+
+    Of SPTE_OPTIONS, those that are used are True.  logs_dirty_pages: somebody turns dirty logging
+    on.  tracks_writes: somebody shadows guest page tables.  writable_bits: SPTEs say why they are
+    read-only, where the architecture has bits for that.  ages_pages: somebody asks whether pages
+    are young.  access_tracking: x86 without the Accessed bit.
     """
 
     def __init__(
@@ -68,11 +85,20 @@ class Host:
         mergeable: int = 1,
         host_thread: bool = False,
         defers_flushes: bool = False,
+        **uses: bool,
     ) -> None:
         self.era, self.arch = era, arch
         self.features_read: set[str] = set()
         tables = -(-slot_pages // gfns_per_table)
-        self.world = World(pages=pages, addresses=addresses, gfns=slot_pages, tables=tables)
+        used = self.spte_options(uses)
+        self.world = World(
+            pages=pages,
+            addresses=addresses,
+            gfns=slot_pages,
+            tables=tables,
+            writable_bits=int(used["writable_bits"]),
+            young_bits=int(used["ages_pages"]),
+        )
         self.pages = self.world.add(Page, pages)
         self.mm = self.world.add(
             MM,
@@ -83,6 +109,7 @@ class Host:
             nr_mergeable=mergeable,
             host_thread=host_thread,
             defers_flushes=defers_flushes,
+            ages_pages=used["ages_pages"],
         )[0]
         slots = self.world.add(Memslot, memslots, npages=slot_pages // memslots)
         for number, slot in enumerate(slots):
@@ -94,6 +121,7 @@ class Host:
             arch=arch,
             memslots=slots,
             updates_memslots=updates_memslots,
+            **used,
             gfns=range(slot_pages),
             nr_gfns=slot_pages,
             read_gfns=read_gfns or slot_pages,
@@ -107,6 +135,14 @@ class Host:
         self.processes: Sequence[Any] = ()
         self.claims: Sequence[Any] = ()
         self.overrides: dict[str, types.FunctionType] = {}
+
+    def spte_options(self, uses: dict[str, bool]) -> dict[str, bool]:
+        """Which bits of SPTEs the scenario uses, and which of them this architecture has."""
+        used = dict.fromkeys(SPTE_OPTIONS, False) | uses
+        if len(used) > len(SPTE_OPTIONS):
+            raise TypeError(f"Host has none of {', '.join(uses)} but {', '.join(SPTE_OPTIONS)}")
+        writable_bits = used["writable_bits"] or used["logs_dirty_pages"]
+        return used | {"writable_bits": writable_bits and self.arch.kernel_arch == "x86"}
 
     def has_feature(self, name: str) -> bool:
         """Whether this kernel has a feature; what was asked decides what programs it shares."""
@@ -124,6 +160,8 @@ class Host:
             kvm_mmu_notifier_invalidate_range_end,
             kvm_mmu_notifier_invalidate_page if page else None,
             kvm_mmu_notifier_change_pte if change_pte else None,
+            kvm_mmu_notifier_clear_flush_young,
+            kvm_mmu_notifier_clear_young,
         )
 
     def map_page(self, addr: int, page: int, *, content: int = 0, write: bool = True) -> None:

@@ -53,8 +53,14 @@ def check(kind: Kind, value: Any, sizes: dict[str, int], what: str) -> None:
 
 
 class Bool(Kind):
+    """True or False.  `size` names a size of the world, 0 or 1: where it is 0 there is no such bit,
+    and what would be read of it is False."""
+
+    def __init__(self, size: str = "") -> None:
+        self.size = size
+
     def hi(self, sizes: dict[str, int]) -> int:
-        return 1
+        return sizes[self.size] if self.size else 1
 
     def decode(self, code: int, world: World) -> bool:
         return bool(code)

@@ -9,6 +9,7 @@ to flush.  `page_fault` handles a guest fault.
 from __future__ import annotations
 
 from mmuwitness.model.era import Era
+from mmuwitness.model.kvm.dirty_log import mark_page_dirty_in_slot
 from mmuwitness.model.kvm.kvm_host import KvmGfnRange, Spte
 from mmuwitness.model.kvm.kvm_main import (
     hva_to_pfn,
@@ -74,10 +75,55 @@ class Arch:
         fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
         hva_to_pfn(kvm, fault, self.maps_reads_writable)
         if fault.page is not None:
+            self.restrict_to_access(kvm, fault)
             with write_lock(kvm.mmu_lock):
                 if not self.is_stale(kvm, fault):
-                    self.map(kvm, fault)
+                    self.install(kvm, fault)
             put_page(fault.page)
+
+    def restrict_to_access(self, kvm, fault):
+        """While the memslot is logged, a leaf is writable only after a write."""
+        if kvm.logs_dirty_pages and fault.logged and not fault.write:
+            fault.map_writable = False
+
+    def install(self, kvm, fault):
+        """A leaf that another vCPU has made writable meanwhile is left so."""
+        if kvm.logs_dirty_pages:
+            old = kvm.spte[fault.gfn]
+            if old.present and old.write and old.page is fault.page:
+                return
+        self.map(kvm, fault)
+        self.log_fault(kvm, fault)
+
+    def log_fault(self, kvm, fault):
+        """mmu_lock is held, so the log is not read between the leaf and this."""
+        if kvm.logs_dirty_pages and fault.map_writable:
+            mark_page_dirty_in_slot(kvm, fault.gfn, fault.logged)
+
+    def spte_write_protect(self, kvm, gfn, pt_protect):
+        """mmu_lock is held for writing.  True: TLBs may have it writable.  pt_protect: against all
+        writes, not only until the next one is logged."""
+        spte = kvm.spte[gfn]
+        if spte.present and spte.write:
+            kvm.spte[gfn] = spte.replace(write=False)
+            return True
+        return False
+
+    def kvm_age_gfn(self, kvm, range):
+        young = False
+        for gfn in kvm.gfns:
+            if range.start <= gfn and gfn < range.end:
+                young = self.age_leaf(kvm, gfn) or young
+        return young
+
+    def age_leaf(self, kvm, gfn):
+        """True: the leaf was young, and is not any more."""
+        with atomic("test and clear: hardware may set the bit at any time"):
+            spte = kvm.spte[gfn]
+            if spte.present and not spte.aged:
+                kvm.spte[gfn] = spte.replace(aged=True)
+                return True
+        return False
 
     def is_stale(self, kvm, fault):
         if feature.range_retry_hva or feature.range_retry_gfn:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
+from mmuwitness.model.arch.x86_spte import (
+    kvm_mmu_changed_pte_notifier_make_spte,
+    make_spte,
+    mark_spte_aged,
+    spte_can_locklessly_be_made_writable,
+)
+from mmuwitness.model.kvm.dirty_log import mark_page_dirty_in_slot
 from mmuwitness.model.kvm.kvm_host import VALID, Spte
 from mmuwitness.model.kvm.kvm_main import hva_to_pfn, kvm_flush_remote_tlbs
 from mmuwitness.model.kvm.memslots import gfn_to_memslot, kvm_memslots
 from mmuwitness.model.mm.gup import get_user_page_fast_only
 from mmuwitness.model.mm.mm_types import put_page
 from mmuwitness.model.primitives import atomic, feature, read_lock, write_lock
+
+
+def may_prefetch(kvm, fault):
+    """gfn_to_memslot_dirty_bitmap(): not what would be writable, and in no log."""
+    return not (kvm.logs_dirty_pages and fault.logged)
 
 
 class X86(Arch):
@@ -27,8 +39,67 @@ class X86(Arch):
             return False
         kvm.spte[range.start] = Spte()
         if not range.arg_pte.write:
-            kvm.spte[range.start] = old.replace(write=False, page=range.arg_pte.page)
+            spte = kvm_mmu_changed_pte_notifier_make_spte(kvm, old, range.arg_pte.page)
+            kvm.spte[range.start] = spte
         return True
+
+    def map(self, kvm, fault):
+        spte = make_spte(kvm, fault.gfn, fault.page, fault.map_writable, fault.logged)
+        kvm.spte[fault.gfn] = spte
+
+    def spte_write_protect(self, kvm, gfn, pt_protect):
+        """For the dirty log the SPTE stays MMU-writable.  A TLB may have it writable as long as it
+        is that: whoever cleared W may not have flushed yet."""
+        with atomic("xchg or cmpxchg: fast_page_fault() does not take mmu_lock"):
+            spte = kvm.spte[gfn]
+            lockless = pt_protect and self.looks_at_mmu_writable() and spte.mmu_writable
+            if not spte.present or not (spte.write or lockless):
+                return False
+            mmu_writable = spte.mmu_writable and not pt_protect
+            kvm.spte[gfn] = spte.replace(write=False, mmu_writable=mmu_writable)
+        return True
+
+    def age_leaf(self, kvm, gfn):
+        with atomic("mmu_lock is held, or cmpxchg: fast_page_fault() and hardware take no lock"):
+            spte = kvm.spte[gfn]
+            if spte.present and not spte.aged:
+                kvm.spte[gfn] = mark_spte_aged(kvm, spte)
+                return True
+        return False
+
+    def fast_page_fault(self, kvm, fault):
+        """Without mmu_lock: a leaf that was made read-only for the dirty log, or not accessible to
+        see whether it is used.  True: done, or somebody else has done it."""
+        if not self.has_fast_page_fault():
+            return False
+        if not fault.permission and not kvm.access_tracking:
+            return False
+        old = kvm.spte[fault.gfn]
+        if not old.present:
+            return False
+        new = old.replace(aged=False) if kvm.access_tracking else old
+        if fault.write and spte_can_locklessly_be_made_writable(old):
+            new = new.replace(write=True)
+        if fault.write and not new.write:
+            return False
+        if new != old:
+            self.fast_pf_fix_direct_spte(kvm, fault, old, new)
+        return True
+
+    def fast_pf_fix_direct_spte(self, kvm, fault, old, new):
+        """What becomes writable is in the dirty log before this vCPU goes on; another may be
+        faster, and does not wait."""
+        makes_writable = new.write and not old.write
+        with atomic("cmpxchg: else somebody was faster, and the guest faults again"):
+            if kvm.spte[fault.gfn] != old:
+                return
+            kvm.spte[fault.gfn] = new
+            if makes_writable:
+                kvm.unmarked[fault.gfn] += 1
+        if makes_writable:
+            with atomic("set_bit"):
+                mark_page_dirty_in_slot(kvm, fault.gfn, fault.logged)
+                kvm.unmarked[fault.gfn] -= 1
 
     def kvm_arch_flush_shadow_memslot(self, kvm, slot):
         """kvm_mmu_zap_all_fast(): what other memslots map goes, too."""
@@ -44,6 +115,11 @@ class X86(Arch):
 
     def page_fault(self, vcpu, fault):
         kvm = vcpu.kvm
+        if kvm.tracks_writes and fault.write and kvm.gfn_write_track[fault.gfn]:
+            # page_fault_handle_page_track(): emulated
+            return
+        if kvm.writable_bits and self.fast_page_fault(kvm, fault):
+            return
         fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
         if self.mmu_invalidate_retry_gfn_unsafe(kvm, fault):
             return
@@ -60,6 +136,12 @@ class X86Shadow(X86):
 
     name = "x86-shadow"
 
+    def has_fast_page_fault(self):
+        return feature.x86_fast_page_fault
+
+    def looks_at_mmu_writable(self):
+        return feature.x86_fast_page_fault
+
     def direct_page_fault(self, kvm, fault):
         with write_lock(kvm.mmu_lock):
             if not self.is_stale(kvm, fault):
@@ -72,13 +154,15 @@ class X86Shadow(X86):
         hva in mmu_notifier retry") in v5.12 one may be, over the neighbour."""
         if feature.prefetch_guard and kvm.mmu_invalidate_in_progress != 0:
             return
+        if not may_prefetch(kvm, fault):
+            return
         for gfn in kvm.gfns:
             same_table = self.table_of(kvm, gfn) == self.table_of(kvm, fault.gfn)
             in_slot = gfn_to_memslot(kvm, kvm_memslots(kvm), gfn) == VALID
             if gfn != fault.gfn and same_table and in_slot and not kvm.spte[gfn].present:
                 page = get_user_page_fast_only(kvm.mm, gfn + kvm.memslots[0].userspace_addr, True)
                 if page is not None:
-                    kvm.spte[gfn] = Spte(present=True, write=True, page=page)
+                    kvm.spte[gfn] = make_spte(kvm, gfn, page, True, False)
                     put_page(page)
 
 
@@ -87,6 +171,26 @@ class X86Tdp(X86):
 
     name = "x86-tdp"
     absent = "no TDP MMU in this KVM"
+
+    def has_fast_page_fault(self):
+        return feature.x86_tdp_fast_page_fault
+
+    def age_leaf(self, kvm, gfn):
+        """Under mmu_lock, which was thought to be enough: until commit ba3a6120a4e7 ("KVM: x86/mmu:
+        Use atomic XCHG to write TDP MMU SPTEs with volatile bits") in v5.18 a W that
+        fast_page_fault() sets between the two accesses is lost."""
+        if feature.x86_tdp_atomic_writes:
+            return X86.age_leaf(self, kvm, gfn)
+        spte = kvm.spte[gfn]
+        if spte.present and not spte.aged:
+            kvm.spte[gfn] = mark_spte_aged(kvm, spte)
+            return True
+        return False
+
+    def looks_at_mmu_writable(self):
+        """Since commit 7c8a4742c4ab ("KVM: x86/mmu: Fix write-protection of PTs mapped by the TDP
+        MMU") in v5.17; before, what was read-only was left alone."""
+        return feature.x86_tdp_write_protects_mmu_writable
 
     def applies(self, era):
         return era.has("x86_tdp_mmu", "x86")

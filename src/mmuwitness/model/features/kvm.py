@@ -1,6 +1,6 @@
 """The secondary MMU, common part: virt/kvm/."""
 
-from mmuwitness.model.features.feature import DERIVED, PATCH, SOURCE, Feature
+from mmuwitness.model.features.feature import DERIVED, MEMORY, PATCH, SOURCE, Feature
 
 # fmt: off
 KVM: tuple[Feature, ...] = (
@@ -108,6 +108,28 @@ KVM: tuple[Feature, ...] = (
             "KVM: x86: Don't emit TLB flushes when aging SPTEs for mmu_notifiers",
             since="v6.13", arches=("x86",), source=SOURCE,
             note="clear_flush_young does not flush"),
+    # Both patches were read; their releases, v3.3 and v3.4, are from their dates.
+    Feature("dirty_log_flush_under_lock", "95d4c16ce78c",
+            "KVM: Optimize dirty logging by rmap_write_protect()", until="v3.3",
+            until_commit="95d4c16ce78c",
+            until_subject="KVM: Optimize dirty logging by rmap_write_protect()", source=DERIVED,
+            note="who write-protects for the dirty log flushes before mmu_lock is dropped"),
+    Feature("dirty_log_flush_under_lock", "6dbf79e7164e",
+            "KVM: Fix write protection race during dirty logging", since="v3.4", until="v3.16",
+            until_commit="198c74f43f0f",
+            until_subject="KVM: MMU: flush tlb out of mmu lock when write-protect the sptes",
+            source=DERIVED, note="again; since v3.16 others ask for MMU-writable, not for W"),
+    Feature("dirty_log_without_srcu", "60c34612b707", "KVM: Switch to srcu-less get_dirty_log()",
+            since="v3.5", source=MEMORY,
+            note="bits are taken out of the dirty bitmap one by one, under mmu_lock"),
+    # The patch was read without its subject.
+    Feature("dirty_log_protects_after_swap", "edde99ce0529",
+            "KVM: Write protect memory after slot swap", since="v2.6.37", source=MEMORY,
+            note="KVM_GET_DIRTY_LOG swaps the bitmap first, then makes SPTEs read-only"),
+    Feature("dirty_log_always_flushes", "b64d740ea7dd",
+            "kvm: x86: mmu: Always flush TLBs when enabling dirty logging",
+            since="v6.0", arches=("x86",), source=MEMORY,
+            note="TLBs are flushed when logging begins even if no SPTE was writable"),
     Feature("memory_attributes", "5a475554db1e", "KVM: Introduce per-page memory attributes",
             since="v6.8", source=SOURCE,
             note="private and shared gfns; a change opens a window of its own, not in mn_active"),

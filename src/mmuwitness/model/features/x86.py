@@ -1,6 +1,6 @@
 """The secondary MMU of x86: arch/x86/kvm/."""
 
-from mmuwitness.model.features.feature import DERIVED, PATCH, SOURCE, Feature
+from mmuwitness.model.features.feature import DERIVED, MEMORY, PATCH, SOURCE, Feature
 
 # fmt: off
 X86: tuple[Feature, ...] = (
@@ -22,6 +22,23 @@ X86: tuple[Feature, ...] = (
             until_subject="KVM: delete .change_pte MMU notifier callback",
             arches=("x86",), source=SOURCE,
             note="the SPTE that change_pte makes is not MMU-writable either"),
+    Feature("x86_mmu_writable_implies_host", "af2f4b809291",
+            "KVM: x86/mmu: Document and enforce MMU-writable and Host-writable invariants",
+            since="v5.17", arches=("x86",), source=PATCH,
+            note="a fault without mmu_lock asks for MMU-writable alone, not for both bits"),
+    Feature("x86_fast_page_fault", "c7ba5b48cc8d",
+            "KVM: MMU: fast path of handling guest page fault",
+            since="v3.6", arches=("x86",), source=MEMORY,
+            note="a fault makes an MMU-writable SPTE writable by cmpxchg, without mmu_lock"),
+    Feature("x86_tdp_fast_page_fault", "6e8eb2060cc7",
+            "KVM: x86/mmu: fast_page_fault support for the TDP MMU",
+            since="v5.15", arches=("x86",), source=MEMORY, note="in the TDP MMU, too"),
+    # v5.10.95 was read; the levels of v5.15 and v5.16 are those of the same day, from memory.
+    Feature("x86_tdp_write_protects_mmu_writable", "7c8a4742c4ab",
+            "KVM: x86/mmu: Fix write-protection of PTs mapped by the TDP MMU",
+            since="v5.17", arches=("x86",), source=PATCH,
+            backports=("v5.10.95", "v5.15.18", "v5.16.4"),
+            note="a page table's SPTE is protected and flushed if it is MMU-writable, W or not"),
     Feature("x86_tdp_mmu", "fe5db27d3601", "kvm: x86/mmu: Init / Uninit the TDP MMU",
             since="v5.10", arches=("x86",), source=SOURCE,
             note="there is a TDP MMU; a module parameter turns it on"),
@@ -34,6 +51,10 @@ X86: tuple[Feature, ...] = (
             "KVM: x86/mmu: Allow parallel page faults for the TDP MMU",
             since="v5.12", arches=("x86",), source=SOURCE,
             note="TDP faults install with cmpxchg under mmu_lock for read"),
+    Feature("x86_tdp_atomic_writes", "ba3a6120a4e7",
+            "KVM: x86/mmu: Use atomic XCHG to write TDP MMU SPTEs with volatile bits",
+            since="v5.18", arches=("x86",), source=PATCH,
+            note="an SPTE is exchanged, not read and written, where others write without mmu_lock"),
     Feature("x86_tdp_flush_before_yield", "a835429cda91",
             "KVM: x86/mmu: Ensure TLBs are flushed when yielding during GFN range zap",
             since="v5.12", arches=("x86",), source=PATCH, backports=("v5.10.30",),

@@ -20,11 +20,22 @@ from mmuwitness.model.state import (
 
 
 class Spte(Value):
-    """A leaf of the secondary MMU, on every architecture; also an entry of a vCPU's TLB."""
+    """A leaf of the secondary MMU, on every architecture; also an entry of a vCPU's TLB.
+
+    Bits of x86 that software has to itself: host_writable, the PTE was writable when the leaf was
+    made; mmu_writable, whoever finds the leaf read-only may make it writable again, without
+    mmu_lock, as long as the write is put into the dirty log.  Wired out where nobody protects
+    leaves that the primary MMU lets be written.
+
+    aged: the Accessed bit is clear, or the access flag, or what stands for it; a new leaf is young.
+    Wired out where nobody ages."""
 
     present = Bool()
     write = Bool()
     page = Ref("Page")
+    host_writable = Bool("writable_bits")
+    mmu_writable = Bool("writable_bits")
+    aged = Bool("young_bits")
 
 
 VALID, INVALID, GONE = 0, 1, 2
@@ -43,10 +54,19 @@ class KVM(Struct):
     active_memslots is what the pointer to the memslots leads to: the first of them is VALID,
     INVALID or GONE there, the others stay.  srcu_idx and srcu_readers are kvm->srcu.
 
-    Wired: mm, arch, memslots, updates_memslots (False if nobody deletes one), vcpus, gfns,
+    log_dirty_pages is KVM_MEM_LOG_DIRTY_PAGES of the memslots in the active set, dirty_bitmap
+    theirs; dirty_log is the VMM's: what it has read and not gone through.  gfn_write_track[gfn]: a
+    guest page table is there and shadowed, so no vCPU may write to it.
+
+    Wired: mm, arch, memslots, updates_memslots (False if nobody deletes one), logs_dirty_pages
+    (False if nobody logs), tracks_writes (False if no guest page table is shadowed),
+    writable_bits (False where SPTEs have no such bits), ages_pages (False if nobody asks whether
+    pages are young), access_tracking (True if hardware does not say so, on x86), vcpus, gfns,
     read_gfns and written_gfns (guests read and write the first so many), table_shift.
     Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
-    crowded, set when change_pte made or changed a leaf with other windows open, too.
+    crowded, set when change_pte made or changed a leaf with other windows open, too;
+    sent[gfn], 0 or one more than the content that the VMM has sent of a page;
+    unmarked[gfn], vCPUs that made an SPTE writable and have not put that into the log yet.
     """
 
     mmu_lock = Field(RwLock())
@@ -62,8 +82,14 @@ class KVM(Struct):
     srcu_readers = Field(Bounded(0, 4), array=2)
     spte = Field(Spte, array="gfns")
     table = Field(Bool(), array="tables")
+    log_dirty_pages = Field(Bool(), guarded_by="KVM.slots_lock")
+    dirty_bitmap = Field(Bool(), array="gfns")
+    dirty_log = Field(Bool(), array="gfns")
+    gfn_write_track = Field(Bool(), array="gfns", guarded_by="KVM.mmu_lock")
     unbumped = Field(Bounded(-4, 4), ghost=True)
     crowded = Field(Bool(), ghost=True)
+    sent = Field(Bounded(0, 2), array="gfns", ghost=True)
+    unmarked = Field(Bounded(0, 4), array="gfns", ghost=True)
 
 
 class VCPU(Struct):
@@ -73,7 +99,8 @@ class VCPU(Struct):
 
 
 class KvmPageFault(Local):
-    """struct kvm_page_fault: one fault while it is handled."""
+    """struct kvm_page_fault: one fault while it is handled.  logged: its memslot, as it was found,
+    has KVM_MEM_LOG_DIRTY_PAGES."""
 
     gfn = Bounded(0, "gfns")
     write = Bool()
@@ -81,6 +108,7 @@ class KvmPageFault(Local):
     mmu_seq = Snapshot()
     page = Ref("Page")
     map_writable = Bool()
+    logged = Bool()
 
 
 class KvmHvaRange(Local):

@@ -103,10 +103,12 @@ def __kvm_handle_hva_range(kvm, range):
         # in v3.4
         kvm_flush_remote_tlbs(kvm)
     srcu_read_unlock(kvm, idx)
+    return flush
 
 
 def kvm_handle_memslots(kvm, slots, range):
-    """mmu_lock is held.  True: something is left to flush."""
+    """mmu_lock is held, unless the walk is lockless.  True: a handler says so, be it that there is
+    something to flush or that a page is young."""
     flush = False
     range.on_lock(kvm, range)
     for slot in kvm.memslots:

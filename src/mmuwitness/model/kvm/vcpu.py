@@ -23,10 +23,14 @@ def guest_access(vcpu, gfn, write):
                 load(kvm.mm, entry.page, gfn_to_hva(kvm, gfn))
             return NO_EXIT
         spte = kvm.spte[gfn]
-        if not spte.present:
+        if not spte.present or (kvm.access_tracking and spte.aged):
             return TRANSLATION_FAULT
         if write and not spte.write:
             return PERMISSION_FAULT
+        if kvm.ages_pages and spte.aged:
+            # the walker sets A (or KVM the access flag, after an exit that has no other effect)
+            spte = spte.replace(aged=False)
+            kvm.spte[gfn] = spte
         vcpu.tlb[gfn] = spte
     return NO_EXIT
 
@@ -51,7 +55,7 @@ def handle_exit(vcpu, fault):
     """A vCPU outside the guest is in kvm->srcu; until commit bc6678a33d9b ("KVM: introduce
     kvm->srcu and convert kvm_set_memory_region to SRCU update") in v2.6.34 it held slots_lock."""
     kvm = vcpu.kvm
-    if kvm.updates_memslots and not feature.memslots_srcu:
+    if (kvm.updates_memslots or kvm.logs_dirty_pages) and not feature.memslots_srcu:
         with read_lock(kvm.slots_lock):
             handle_guest_fault(vcpu, fault)
     else:
@@ -65,6 +69,8 @@ def handle_guest_fault(vcpu, fault):
     (KVM_PFN_NOSLOT, an error hva), where that fault is not retried."""
     kvm = vcpu.kvm
     state = gfn_to_memslot(kvm, kvm_memslots(kvm), fault.gfn)
+    if kvm.logs_dirty_pages:
+        fault.logged = kvm.log_dirty_pages
     if state == VALID:
         kvm.arch.page_fault(vcpu, fault)
     elif state == GONE or not feature.fault_retries_invalid_slot:

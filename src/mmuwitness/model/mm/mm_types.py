@@ -42,7 +42,8 @@ class MM(Struct):
 
     Wired: pages (all pages), addresses (range of hvas, in pages), notifier_subscriptions,
     nr_mergeable (ksmd scans the first so many addresses), host_thread (True if a thread of the
-    VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs).
+    VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs),
+    ages_pages (True if reclaim asks first whether a page is young).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else.

@@ -25,6 +25,8 @@ class MmuNotifier:
     invalidate_range_end: Callback
     invalidate_page: Callback
     change_pte: Callback
+    clear_flush_young: Callback = None
+    clear_young: Callback = None
 
 
 def mmu_notifier_invalidate_range_start(mm, start, end):
@@ -70,6 +72,24 @@ def mmu_notifier_invalidate_page(mm, addr):
     for subscription in mm.notifier_subscriptions:
         if subscription.invalidate_page is not None:
             subscription.invalidate_page(subscription.owner, addr)
+
+
+def mmu_notifier_clear_flush_young(mm, start, end):
+    """ptl is held.  True: some subscriber has used the page since it was last asked."""
+    young = False
+    for subscription in mm.notifier_subscriptions:
+        if subscription.clear_flush_young is not None:
+            young = subscription.clear_flush_young(subscription.owner, start, end) or young
+    return young
+
+
+def mmu_notifier_clear_young(mm, start, end):
+    """As mmu_notifier_clear_flush_young(), for who can do with less: TLBs are left alone."""
+    young = False
+    for subscription in mm.notifier_subscriptions:
+        if subscription.clear_young is not None:
+            young = subscription.clear_young(subscription.owner, start, end) or young
+    return young
 
 
 def mmu_notifier_change_pte(mm, addr, pte):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmuwitness.model.mm.mm_types import Pte, get_page, put_page
 from mmuwitness.model.mm.mmu_notifier import (
+    mmu_notifier_clear_flush_young,
     mmu_notifier_invalidate_page,
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
@@ -74,6 +75,34 @@ def rmap_walk(mm, page, sync, entry):
             try_to_unmap_one(mm, addr, page, sync, entry)
 
 
+def folio_referenced_one(mm, addr, page):
+    """Whether a guest has used the page.  (The PTE's own Accessed bit is not modelled.)"""
+    referenced = False
+    if page_vma_mapped_walk(mm, addr, page, False):
+        with spin_lock(mm.ptl):
+            pte = mm.pte[addr]
+            if pte.present and pte.page is page:
+                referenced = mmu_notifier_clear_flush_young(mm, addr, addr + 1)
+    return referenced
+
+
+def folio_referenced(mm, page):
+    referenced = False
+    for addr in mm.addresses:
+        if page.rmap[addr]:
+            referenced = folio_referenced_one(mm, addr, page) or referenced
+    return referenced
+
+
+def shrink_active_list(mm):
+    """kswapd: pages are looked at, and unmapped later if nobody has used them; not here."""
+    while True:
+        page = isolate_lru_page(mm)
+        if page is not None:
+            folio_referenced(mm, page)
+            putback_lru_page(page)
+
+
 def isolate_lru_page(mm):
     """Some page that is on the LRU, taken off it and referenced; None if the choice has none."""
     page = mm.pages[choose(mm.nr_pages)]
@@ -101,17 +130,27 @@ def pageout(mm, page):
 
 
 def shrink_folio_list(mm, sync):
-    """kswapd: a page is unmapped everywhere and freed once nobody else refers to it."""
+    """kswapd: a page is unmapped everywhere and freed once nobody else refers to it; with aging
+    only if nobody has used it of late."""
     while True:
         page = isolate_lru_page(mm)
         if page is not None:
             if trylock(page.lock):
-                rmap_walk(mm, page, sync, Pte(swap=True, page=page))
-                pageout(mm, page)
-                unlock(page.lock)
-                if page.mapcount == 0:
-                    put_page(page)
-                else:
+                if mm.ages_pages and folio_referenced(mm, page):
+                    unlock(page.lock)
                     putback_lru_page(page)
+                else:
+                    shrink_folio(mm, page, sync)
             else:
                 putback_lru_page(page)
+
+
+def shrink_folio(mm, page, sync):
+    """The page is locked and isolated; neither, when this returns."""
+    rmap_walk(mm, page, sync, Pte(swap=True, page=page))
+    pageout(mm, page)
+    unlock(page.lock)
+    if page.mapcount == 0:
+        put_page(page)
+    else:
+        putback_lru_page(page)

@@ -6,7 +6,9 @@ Actors that repeat for ever are marked so in `bounds`; nothing else is unbounded
 from __future__ import annotations
 
 from mmuwitness.model.era import UnknownName
+from mmuwitness.model.scenarios.aging import AGING
 from mmuwitness.model.scenarios.cow import COW
+from mmuwitness.model.scenarios.dirty_log import DIRTY_LOG
 from mmuwitness.model.scenarios.ksm import KSM
 from mmuwitness.model.scenarios.memslots import MEMSLOTS
 from mmuwitness.model.scenarios.rmap import RMAP
@@ -14,7 +16,7 @@ from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.model.scenarios.uprobes import UPROBES
 from mmuwitness.model.scenarios.zap import ZAP
 
-TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS)
+TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, DIRTY_LOG, AGING)
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}
 
