@@ -45,6 +45,7 @@ SPTE_OPTIONS = (
     "writable_bits",
     "ages_pages",
     "access_tracking",
+    "delays_flushes",
 )
 
 
@@ -66,6 +67,7 @@ class Host:
     on.  tracks_writes: somebody shadows guest page tables.  writable_bits: SPTEs say why they are
     read-only, where the architecture has bits for that.  ages_pages: somebody asks whether pages
     are young.  access_tracking: x86 without the Accessed bit.
+    delays_flushes: somebody zaps and leaves the flush to others.
     """
 
     def __init__(

@@ -26,6 +26,16 @@ X86: tuple[Feature, ...] = (
             "KVM: x86/mmu: Document and enforce MMU-writable and Host-writable invariants",
             since="v5.17", arches=("x86",), source=PATCH,
             note="a fault without mmu_lock asks for MMU-writable alone, not for both bits"),
+    # In between commit 5befdc385ddb made it a plain store.  v3.15, and v3.16 for its revert, are
+    # from memory.  The delayed flush itself went later; nobody asks for it in those kernels.
+    Feature("x86_tlbs_dirty_cmpxchg", "a4ee1ca4a36e",
+            "KVM: MMU: delay flush all tlbs on sync_page path", since="v2.6.38", until="v3.15",
+            until_commit="5befdc385ddb", until_subject="KVM: Simplify kvm->tlbs_dirty handling",
+            arches=("x86",), source=MEMORY,
+            note="a flush forgets tlbs_dirty only if nobody has raised it meanwhile"),
+    Feature("x86_tlbs_dirty_cmpxchg", "a086f6a1ebc9",
+            'Revert "KVM: Simplify kvm->tlbs_dirty handling"',
+            since="v3.16", arches=("x86",), source=MEMORY, note="again"),
     Feature("x86_fast_page_fault", "c7ba5b48cc8d",
             "KVM: MMU: fast path of handling guest page fault",
             since="v3.6", arches=("x86",), source=MEMORY,

@@ -56,12 +56,14 @@ class KVM(Struct):
 
     log_dirty_pages is KVM_MEM_LOG_DIRTY_PAGES of the memslots in the active set, dirty_bitmap
     theirs; dirty_log is the VMM's: what it has read and not gone through.  gfn_write_track[gfn]: a
-    guest page table is there and shadowed, so no vCPU may write to it.
+    guest page table is there and shadowed, so no vCPU may write to it.  tlbs_dirty: SPTEs were
+    zapped that TLBs may still hold; a counter, so tlbs_dirty_count tells whether it moved.
 
     Wired: mm, arch, memslots, updates_memslots (False if nobody deletes one), logs_dirty_pages
     (False if nobody logs), tracks_writes (False if no guest page table is shadowed),
     writable_bits (False where SPTEs have no such bits), ages_pages (False if nobody asks whether
-    pages are young), access_tracking (True if hardware does not say so, on x86), vcpus, gfns,
+    pages are young), access_tracking (True if hardware does not say so, on x86),
+    delays_flushes (True if somebody zaps and leaves the flush to others), vcpus, gfns,
     read_gfns and written_gfns (guests read and write the first so many), table_shift.
     Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
     crowded, set when change_pte made or changed a leaf with other windows open, too;
@@ -85,6 +87,8 @@ class KVM(Struct):
     log_dirty_pages = Field(Bool(), guarded_by="KVM.slots_lock")
     dirty_bitmap = Field(Bool(), array="gfns")
     dirty_log = Field(Bool(), array="gfns")
+    tlbs_dirty = Field(Bool())
+    tlbs_dirty_count = Field(Sequence())
     gfn_write_track = Field(Bool(), array="gfns", guarded_by="KVM.mmu_lock")
     unbumped = Field(Bounded(-4, 4), ghost=True)
     crowded = Field(Bool(), ghost=True)

@@ -32,9 +32,16 @@ NOT_BRACKETED = "WARN_ON in kvm_mmu_notifier_change_pte()"
 
 
 def kvm_flush_remote_tlbs(kvm):
-    """The request is sent and waited for: no vCPU runs on with an old entry."""
+    """The request is sent and waited for: no vCPU runs on with an old entry.  Only what was dirty
+    before is clean then: not everybody who flushes holds mmu_lock."""
+    if kvm.delays_flushes:
+        dirty_count = kvm.tlbs_dirty_count.snapshot()
     with atomic("KVM_REQUEST_WAIT: returns once every vCPU has left the guest and will flush"):
         kvm.arch.flush_remote_tlbs(kvm)
+    if kvm.delays_flushes:
+        with atomic("cmpxchg; a plain store in v3.15"):
+            if kvm.tlbs_dirty_count == dirty_count or not feature.x86_tlbs_dirty_cmpxchg:
+                kvm.tlbs_dirty = False
 
 
 def retries_by_range():
@@ -113,6 +120,8 @@ def kvm_handle_memslots(kvm, slots, range):
     range.on_lock(kvm, range)
     for slot in kvm.memslots:
         flush = kvm_handle_memslot(kvm, slots, slot, range) or flush
+    if kvm.delays_flushes and range.flush_on_ret:
+        flush = flush or kvm.tlbs_dirty
     if range.flush_on_ret and flush and feature.flush_before_unlock:
         kvm_flush_remote_tlbs(kvm)
     return flush
