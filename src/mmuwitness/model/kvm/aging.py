@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from mmuwitness.model.kvm.kvm_host import KvmHvaRange
-from mmuwitness.model.kvm.kvm_main import __kvm_handle_hva_range, kvm_handle_memslots
+from mmuwitness.model.kvm.kvm_main import (
+    kvm_flush_remote_tlbs,
+    kvm_handle_memslots,
+    kvm_lock_and_handle,
+)
 from mmuwitness.model.kvm.memslots import kvm_memslots
 from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.mm_types import Pte
@@ -31,12 +35,15 @@ def kvm_age_hva_range(kvm, start, end, flush_on_ret):
         flush_on_ret=flush_on_ret,
         elides_lock=feature.aging_elides_lock,
     )
+    idx = srcu_read_lock(kvm)
     if feature.lockless_aging:
-        idx = srcu_read_lock(kvm)
         young = kvm_handle_memslots(kvm, kvm_memslots(kvm), range)
-        srcu_read_unlock(kvm, idx)
-        return young
-    return __kvm_handle_hva_range(kvm, range)
+    else:
+        young = kvm_lock_and_handle(kvm, range)
+        if flush_on_ret and young and not feature.flush_before_unlock:
+            kvm_flush_remote_tlbs(kvm)
+    srcu_read_unlock(kvm, idx)
+    return young
 
 
 def kvm_mmu_notifier_clear_flush_young(kvm, start, end):

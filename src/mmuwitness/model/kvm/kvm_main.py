@@ -91,12 +91,20 @@ def kvm_mmu_change_pte_begin(kvm, range):
 
 
 def __kvm_handle_hva_range(kvm, range):
-    """Calls the handler for the part of every memslot that the range hits, under mmu_lock.
+    """Calls the handler for the part of every memslot that the range hits, under mmu_lock."""
+    idx = srcu_read_lock(kvm)
+    flush = kvm_lock_and_handle(kvm, range)
+    if range.flush_on_ret and flush and not feature.flush_before_unlock:
+        # Until commit 565f3be21746 ("KVM: mmu_notifier: Flush TLBs before releasing mmu_lock")
+        # in v3.4
+        kvm_flush_remote_tlbs(kvm)
+    srcu_read_unlock(kvm, idx)
 
-    Kernels that elide the lock take it at the first memslot that is hit; nothing is touched
+
+def kvm_lock_and_handle(kvm, range):
+    """Kernels that elide the lock take it at the first memslot that is hit; nothing is touched
     before, so it is asked first whether there will be one."""
     flush = False
-    idx = srcu_read_lock(kvm)
     if range.elides_lock:
         slots = kvm_memslots(kvm)
         if hits_memslot(kvm, slots, range):
@@ -105,11 +113,6 @@ def __kvm_handle_hva_range(kvm, range):
     else:
         with write_lock(kvm.mmu_lock):
             flush = kvm_handle_memslots(kvm, kvm_memslots(kvm), range)
-    if range.flush_on_ret and flush and not feature.flush_before_unlock:
-        # Until commit 565f3be21746 ("KVM: mmu_notifier: Flush TLBs before releasing mmu_lock")
-        # in v3.4
-        kvm_flush_remote_tlbs(kvm)
-    srcu_read_unlock(kvm, idx)
     return flush
 
 
