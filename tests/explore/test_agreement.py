@@ -117,7 +117,9 @@ def assert_executors_agree(program: Program, make_host, states_max: int) -> Grap
 
 STATES_MAX = 3000
 SMALL = ("uprobe_one", "dontneed_one", "reclaim_one", "migrate_one", "unmerge", "ksm_first",
-         "memslot_delete", "memslot_dontneed")  # fmt: skip
+         "memslot_delete", "memslot_dontneed", "memslot_flags", "memslot_alias",
+         "memslot_spaces", "memslot_mmio", "pfncache", "pfncache_two", "pfncache_hva",
+         "private_convert", "private_punch", "private_dontneed", "private_both")  # fmt: skip
 """The scenarios that have programs of up to STATES_MAX states; test_pinned checks the list."""
 
 

@@ -97,6 +97,35 @@ BUGS = {
         until="v6.4",
         mended="+change_pte_skips_invalid_slot",
     ),
+    "M1": Bug(
+        "A memslot that moves is not zapped, or (since v3.1) only once it is there: commit"
+        " 12d6e7538e2d in v3.7.",
+        claims="I1 I2 I3 I4 I6 I11",
+        arches=("x86-shadow",),
+        scenarios=("memslot_move",),
+        since="v2.6.32",
+        until="v3.7",
+        mended="+memslot_move_invalidates +memslots_srcu",
+    ),
+    "H17": Bug(
+        "A window outside every memslot does not bump the sequence that a cache's refresh looks at:"
+        " commit da260bcb56fe, in v7.3.4.",
+        claims="I4 I6 cache_names_mapped_page",
+        arches=("x86-tdp", "x86-shadow"),
+        scenarios=("pfncache_hva",),
+        since="v6.9",
+        until="v7.3",
+        mended="+gpc_invalidate_seq",
+    ),
+    "H32": Bug(
+        "MMIO faults are retried like any: commit 5f8a7cf25a7d in v5.12.",
+        claims="mmio_not_retried",
+        arches=("x86-tdp", "x86-shadow"),
+        scenarios=("memslot_mmio",),
+        since="v2.6.32",
+        until="v5.12",
+        mended="+mmio_fault_skips_retry",
+    ),
     "2ec74c3ef2d8": Bug(
         "Rmap walks drop ptl before invalidate_page, v3.7 to v4.10: for a while the PTE is gone"
         " and the SPTE is not.  No harm by itself: till then the page is locked and referenced.",

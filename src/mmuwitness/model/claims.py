@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmuwitness.model.era import UnknownName
-from mmuwitness.model.kvm import kvm_main
+from mmuwitness.model.kvm import kvm_main, pfncache
+from mmuwitness.model.kvm.guest_memfd import kvm_gmem_maps
 from mmuwitness.model.kvm.kvm_host import GONE
-from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
+from mmuwitness.model.kvm.mem_attributes import kvm_mem_is_private
+from mmuwitness.model.kvm.memslots import (
+    gfn_to_hva,
+    gfn_to_memslot,
+    kvm_is_error_hva,
+    kvm_memslots,
+)
 from mmuwitness.model.mm.mm_types import UNKNOWN
 from mmuwitness.model.primitives import feature
 
@@ -80,7 +87,9 @@ def coherent(host: Any) -> Any:
     for gfn in kvm.gfns:
         addr = gfn_to_hva(kvm, gfn)
         spte = kvm.spte[gfn]
-        if mm.open_windows[addr] == 0 and spte.present:
+        if not spte.present or kvm_is_error_hva(kvm, addr) or kvm_mem_is_private(kvm, gfn):
+            continue
+        if mm.open_windows[addr] == 0:
             pte = mm.pte[addr]
             if not pte.present or pte.page is not spte.page or (spte.write and not pte.write):
                 return False
@@ -96,7 +105,9 @@ def absent_in_window(host: Any) -> Any:
     for gfn in kvm.gfns:
         addr = gfn_to_hva(kvm, gfn)
         spte = kvm.spte[gfn]
-        if mm.open_windows[addr] != 0 and spte.present:
+        if not spte.present or kvm_is_error_hva(kvm, addr) or kvm_mem_is_private(kvm, gfn):
+            continue
+        if mm.open_windows[addr] != 0:
             pte = mm.pte[addr]
             if not feature.change_pte_op or not pte.present or pte.page is not spte.page:
                 return False
@@ -112,8 +123,9 @@ def no_stale_tlb_entry(host: Any) -> Any:
     for vcpu in kvm.vcpus:
         for gfn in kvm.gfns:
             entry = vcpu.tlb[gfn]
-            if entry.present:
-                pte = mm.pte[gfn_to_hva(kvm, gfn)]
+            addr = gfn_to_hva(kvm, gfn)
+            if entry.present and not (kvm_is_error_hva(kvm, addr) or kvm_mem_is_private(kvm, gfn)):
+                pte = mm.pte[addr]
                 if not pte.present or pte.page is not entry.page or (entry.write and not pte.write):
                     return False
     return True
@@ -121,8 +133,12 @@ def no_stale_tlb_entry(host: Any) -> Any:
 
 @always("I4")
 def freed_page_unmapped(host: Any) -> Any:
-    """A page that is free is mapped by no SPTE and by no vCPU's TLB."""
+    """A page that is free is mapped by no SPTE and by no vCPU's TLB, nor named by a
+    gfn_to_pfn_cache that is valid."""
     kvm = host.kvm
+    for gpc in kvm.gpc_list:
+        if gpc.valid and gpc.page is not None and gpc.page.refcount == 0:
+            return False
     for gfn in kvm.gfns:
         spte = kvm.spte[gfn]
         if spte.present and spte.page.refcount == 0:
@@ -198,6 +214,40 @@ def deleted_slot_unmapped(host: Any) -> Any:
     return True
 
 
+@always("")
+def mmio_not_retried(host: Any) -> Any:
+    """No window sends a fault back that is at a gfn in no memslot."""
+    return not host.kvm.mmio_retried
+
+
+@always("", "mmu_lock")
+def private_gfn_unshared(host: Any) -> Any:
+    """An SPTE and a vCPU's TLB map at a private gfn nothing but the page that guest_memfd has
+    there: no shared one, and none that was truncated."""
+    kvm = host.kvm
+    for gfn in kvm.gfns:
+        if kvm_mem_is_private(kvm, gfn):
+            spte = kvm.spte[gfn]
+            if spte.present and not kvm_gmem_maps(kvm, gfn, spte.page):
+                return False
+            for vcpu in kvm.vcpus:
+                entry = vcpu.tlb[gfn]
+                if entry.present and not kvm_gmem_maps(kvm, gfn, entry.page):
+                    return False
+    return True
+
+
+@always("")
+def cache_names_mapped_page(host: Any) -> Any:
+    """A gfn_to_pfn_cache that is valid names the page that the PTE of its hva maps, writable."""
+    for gpc in host.kvm.gpc_list:
+        if gpc.valid and gpc.page is not None:
+            pte = host.mm.pte[gpc.uhva]
+            if not pte.present or not pte.write or pte.page is not gpc.page:
+                return False
+    return True
+
+
 @always("I13")
 def change_pte_alone(host: Any) -> Any:
     """A change_pte that makes or changes a leaf sees exactly one open window, its own."""
@@ -213,5 +263,7 @@ reach("sometimes", "zaps", kvm_main.ZAPS, "change_pte zaps a present SPTE.")
 reach("sometimes", "flushes", kvm_main.FLUSHES, "change_pte makes KVM flush remote TLBs.")
 reach("sometimes", "in_invalid_slot", kvm_main.IN_INVALID_SLOT,
       "change_pte gets to a memslot that is being deleted.")  # fmt: skip
+reach("never", "follows_nothing", pfncache.FOLLOWS_NOTHING,
+      "KVM never follows a gfn_to_pfn_cache that is valid and maps nothing.")  # fmt: skip
 reach("never", "warns", kvm_main.NOT_BRACKETED,
       "The WARN_ON of change_pte is never reached: every call is inside a window.")  # fmt: skip

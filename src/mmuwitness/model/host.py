@@ -15,7 +15,7 @@ from mmuwitness.model.arch.riscv import Riscv
 from mmuwitness.model.arch.s390 import S390
 from mmuwitness.model.arch.x86 import X86Shadow, X86Tdp
 from mmuwitness.model.era import Era, UnknownName
-from mmuwitness.model.kvm.kvm_host import KVM, VCPU, Memslot
+from mmuwitness.model.kvm.kvm_host import KVM, VCPU, GfnToPfnCache, GuestMemfd, Memslot
 from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_change_pte,
     kvm_mmu_notifier_invalidate_page,
@@ -45,9 +45,13 @@ def find_arch(name: str) -> Arch:
 class Host:
     """What a scenario's processes run on.
 
-    addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts.
-    updates_memslots: somebody deletes the first one.  gfns_per_table: 2 if neighbouring gfns share
-    their last-level table page, 1 if each has its own.
+    addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts,
+    or they are `layout`, (base_gfn, userspace_addr, npages) each.  updates_memslots: somebody
+    changes the first one; moved_base_gfn: where it moves to.  caches: the hvas of
+    gfn_to_pfn_caches; those outside of the memslots are activated by hva.  private_memory: gfns
+    may be private, if KVM has that.  caches_mmio: faults at gfns in no memslot go on to mmu_lock
+    where KVM remembers them.  gfns_per_table: 2 if neighbouring gfns share their last-level
+    table page, 1 if each has its own.
     read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
     """
 
@@ -60,7 +64,12 @@ class Host:
         addresses: int = 2,
         slot_pages: int = 2,
         memslots: int = 1,
+        layout: Sequence[tuple[int, int, int]] = (),
         updates_memslots: bool = False,
+        moved_base_gfn: int = 0,
+        caches: Sequence[int] = (),
+        private_memory: bool = False,
+        caches_mmio: bool = False,
         pages: int = 4,
         gfns_per_table: int = 2,
         read_gfns: int = 0,
@@ -71,8 +80,14 @@ class Host:
     ) -> None:
         self.era, self.arch = era, arch
         self.features_read: set[str] = set()
-        tables = -(-slot_pages // gfns_per_table)
-        self.world = World(pages=pages, addresses=addresses, gfns=slot_pages, tables=tables)
+        each = slot_pages // memslots
+        layout = layout or [(n * each, n * each, each) for n in range(memslots)]
+        gfns = max(max(base, moved_base_gfn) + npages for base, _, npages in layout)
+        tables = -(-gfns // gfns_per_table)
+        range_max = max(addresses, gfns)
+        self.world = World(
+            pages=pages, addresses=addresses, gfns=gfns, tables=tables, range_max=range_max
+        )
         self.pages = self.world.add(Page, pages)
         self.mm = self.world.add(
             MM,
@@ -84,29 +99,48 @@ class Host:
             host_thread=host_thread,
             defers_flushes=defers_flushes,
         )[0]
-        slots = self.world.add(Memslot, memslots, npages=slot_pages // memslots)
-        for number, slot in enumerate(slots):
-            slot.id = number
-            slot.userspace_addr = slot.base_gfn = number * slot.npages
+        slots = self.memslots(layout)
         self.kvm = self.world.add(
             KVM,
             mm=self.mm,
             arch=arch,
             memslots=slots,
             updates_memslots=updates_memslots,
-            gfns=range(slot_pages),
-            nr_gfns=slot_pages,
-            read_gfns=read_gfns or slot_pages,
+            moved_base_gfn=moved_base_gfn,
+            caches_mmio=caches_mmio,
+            gfns=range(gfns),
+            nr_gfns=gfns,
+            read_gfns=read_gfns or gfns,
             written_gfns=written_gfns,
-            nr_addresses=addresses,
+            range_max=range_max,
             table_shift=gfns_per_table - 1,
         )[0]
+        self.kvm.last_memslot = slots[-1] if sum(npages for *_, npages in layout) == gfns else None
+        self.kvm.gpc_list = self.pfn_caches(caches) if caches else []
+        private = private_memory and arch.has_private_mem and self.has_feature("guest_memfd")
+        self.kvm.gmem = self.world.add(GuestMemfd)[0] if private else None
         self.vcpus = self.world.add(VCPU, vcpus, kvm=self.kvm)
         self.kvm.vcpus = self.vcpus
         self.mm.notifier_subscriptions = [self.kvm_notifier()]
         self.processes: Sequence[Any] = ()
         self.claims: Sequence[Any] = ()
         self.overrides: dict[str, types.FunctionType] = {}
+
+    def memslots(self, layout: Sequence[tuple[int, int, int]]) -> list[Memslot]:
+        slots = self.world.add(Memslot, len(layout))
+        for number, slot in enumerate(slots):
+            slot.id = number
+            slot.base_gfn, slot.userspace_addr, slot.npages = layout[number]
+        return slots
+
+    def pfn_caches(self, hvas: Sequence[int]) -> list[GfnToPfnCache]:
+        """A cache for each of these hvas."""
+        caches = self.world.add(GfnToPfnCache, len(hvas))
+        for gpc, uhva in zip(caches, hvas, strict=True):
+            offsets = [(uhva - slot.userspace_addr, slot) for slot in self.kvm.memslots]
+            gpc.uhva = uhva
+            gpc.by_hva = not any(0 <= offset < slot.npages for offset, slot in offsets)
+        return caches
 
     def has_feature(self, name: str) -> bool:
         """Whether this kernel has a feature; what was asked decides what programs it shares."""

@@ -16,13 +16,15 @@ from mmuwitness.model.kvm.kvm_main import (
     mmu_invalidate_retry,
     mmu_invalidate_retry_gfn,
 )
+from mmuwitness.model.kvm.memslots import kvm_memslots, memslot_base
 from mmuwitness.model.mm.mm_types import put_page
-from mmuwitness.model.primitives import atomic, feature, write_lock
+from mmuwitness.model.primitives import atomic, feature, trace, write_lock
 
 
 class Arch:
     """Defaults shared by most.  name: as given on the command line; kernel_arch: as in era rows;
-    notifier and change_pte: features that say whether KVM there has them at all."""
+    notifier and change_pte: features that say whether KVM there has them at all; has_private_mem:
+    guests may have private memory."""
 
     name = ""
     kernel_arch = ""
@@ -30,6 +32,7 @@ class Arch:
     change_pte = ""
     absent = "no MMU notifier in this KVM"
     maps_reads_writable = False
+    has_private_mem = False
 
     def applies(self, era: Era) -> bool:
         """False where this MMU does not exist, or does not subscribe to MMU notifiers."""
@@ -63,10 +66,22 @@ class Arch:
 
     def kvm_arch_flush_shadow_memslot(self, kvm, slot):
         """The memslot is INVALID: all that it maps is zapped."""
-        range = KvmGfnRange(slot=slot, start=slot.base_gfn, end=slot.base_gfn + slot.npages)
+        base_gfn = memslot_base(kvm, kvm_memslots(kvm), slot)
+        range = KvmGfnRange(slot=slot, start=base_gfn, end=base_gfn + slot.npages)
         with write_lock(kvm.mmu_lock):
             if self.kvm_unmap_gfn_range(kvm, range):
                 kvm_flush_remote_tlbs(kvm)
+
+    def kvm_arch_flush_shadow_all(self, kvm):
+        """All that any memslot maps is zapped."""
+        with write_lock(kvm.mmu_lock):
+            for gfn in kvm.gfns:
+                kvm.spte[gfn] = Spte()
+            kvm_flush_remote_tlbs(kvm)
+
+    def handle_mmio_page_fault(self, kvm, fault):
+        """A gfn in no memslot: nothing is looked up, nothing is remembered."""
+        trace("kvm_mmio", fault.gfn)
 
     def page_fault(self, vcpu, fault):
         """Snapshot, look up without locks, lock, retry or install."""
@@ -81,7 +96,8 @@ class Arch:
 
     def is_stale(self, kvm, fault):
         if feature.range_retry_hva or feature.range_retry_gfn:
-            return mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn)
+            key = fault.hva if feature.range_retry_hva else fault.gfn
+            return mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, key)
         return mmu_invalidate_retry(kvm, fault.mmu_seq)
 
     def map(self, kvm, fault):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
+from mmuwitness.model.kvm.guest_memfd import kvm_gmem_get_pfn
 from mmuwitness.model.kvm.kvm_host import VALID, Spte
-from mmuwitness.model.kvm.kvm_main import hva_to_pfn, kvm_flush_remote_tlbs
-from mmuwitness.model.kvm.memslots import gfn_to_memslot, kvm_memslots
+from mmuwitness.model.kvm.kvm_main import hva_to_pfn
+from mmuwitness.model.kvm.mem_attributes import kvm_mem_is_private
+from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
 from mmuwitness.model.mm.gup import get_user_page_fast_only
 from mmuwitness.model.mm.mm_types import put_page
-from mmuwitness.model.primitives import atomic, feature, read_lock, write_lock
+from mmuwitness.model.primitives import atomic, feature, read_lock, trace, write_lock
 
 
 class X86(Arch):
@@ -32,22 +34,44 @@ class X86(Arch):
 
     def kvm_arch_flush_shadow_memslot(self, kvm, slot):
         """kvm_mmu_zap_all_fast(): what other memslots map goes, too."""
-        with write_lock(kvm.mmu_lock):
-            for gfn in kvm.gfns:
-                kvm.spte[gfn] = Spte()
-            kvm_flush_remote_tlbs(kvm)
+        self.kvm_arch_flush_shadow_all(kvm)
 
     def mmu_invalidate_retry_gfn_unsafe(self, kvm, fault):
         """Since commit d02c357e5bfa ("KVM: x86/mmu: Retry fault before acquiring mmu_lock if
         mapping is changing") in v6.8: without mmu_lock, before and after the lookup."""
         return feature.retry_precheck and self.is_stale(kvm, fault)
 
+    def handle_mmio_page_fault(self, kvm, fault):
+        """An SPTE is made that maps nothing and says MMIO.  No window is over the gfn, since it has
+        no hva; commit 5f8a7cf25a7d ("KVM: x86/mmu: Skip mmu_notifier check when handling MMIO page
+        fault") in v5.12."""
+        fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
+        with write_lock(kvm.mmu_lock):
+            if feature.mmio_fault_skips_retry or not self.is_stale(kvm, fault):
+                trace("kvm_mmio", fault.gfn)
+            else:
+                kvm.mmio_retried = True
+
+    def attribute_changed(self, kvm, fault):
+        """Asked after the snapshot: a change is a window, and the retry finds it from then on."""
+        return fault.is_private != kvm_mem_is_private(kvm, fault.gfn)
+
+    def kvm_mmu_faultin_pfn(self, kvm, fault):
+        if kvm.gmem is not None and fault.is_private:
+            kvm_gmem_get_pfn(kvm, fault)
+        else:
+            hva_to_pfn(kvm, fault, self.maps_reads_writable)
+
     def page_fault(self, vcpu, fault):
         kvm = vcpu.kvm
+        fault.is_private = kvm_mem_is_private(kvm, fault.gfn)
         fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
+        if kvm.gmem is not None and self.attribute_changed(kvm, fault):
+            # KVM_EXIT_MEMORY_FAULT
+            return
         if self.mmu_invalidate_retry_gfn_unsafe(kvm, fault):
             return
-        hva_to_pfn(kvm, fault, self.maps_reads_writable)
+        self.kvm_mmu_faultin_pfn(kvm, fault)
         if fault.page is None:
             return
         if not self.mmu_invalidate_retry_gfn_unsafe(kvm, fault):
@@ -76,7 +100,7 @@ class X86Shadow(X86):
             same_table = self.table_of(kvm, gfn) == self.table_of(kvm, fault.gfn)
             in_slot = gfn_to_memslot(kvm, kvm_memslots(kvm), gfn) == VALID
             if gfn != fault.gfn and same_table and in_slot and not kvm.spte[gfn].present:
-                page = get_user_page_fast_only(kvm.mm, gfn + kvm.memslots[0].userspace_addr, True)
+                page = get_user_page_fast_only(kvm.mm, gfn_to_hva(kvm, gfn), True)
                 if page is not None:
                     kvm.spte[gfn] = Spte(present=True, write=True, page=page)
                     put_page(page)
@@ -87,6 +111,7 @@ class X86Tdp(X86):
 
     name = "x86-tdp"
     absent = "no TDP MMU in this KVM"
+    has_private_mem = True
 
     def applies(self, era):
         return era.has("x86_tdp_mmu", "x86")

@@ -4,26 +4,8 @@ from __future__ import annotations
 
 from mmuwitness.model.bugs.bug import Bug
 from mmuwitness.model.features.feature import SOURCE
-from mmuwitness.model.mm.memory import zap_pte_range
-from mmuwitness.model.mm.mm_types import put_page
-from mmuwitness.model.mm.mmu_notifier import (
-    mmu_notifier_invalidate_range_end,
-    mmu_notifier_invalidate_range_start,
-)
-from mmuwitness.model.primitives import read_lock
+from mmuwitness.model.mm.memory import zap_page_range
 from mmuwitness.model.scenarios.scenario import Actor, Scenario, two_private_pages
-
-
-def zap_page_range(mm, start, end):
-    """MADV_DONTNEED of several pages in one window; a full batch is freed inside it."""
-    with read_lock(mm.mmap_lock):
-        mmu_notifier_invalidate_range_start(mm, start, end)
-        for addr in mm.addresses:
-            if start <= addr and addr < end:
-                page = zap_pte_range(mm, addr)
-                if page is not None:
-                    put_page(page)
-        mmu_notifier_invalidate_range_end(mm, start, end)
 
 
 def madvise_unaligned(mm):

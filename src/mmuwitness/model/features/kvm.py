@@ -1,6 +1,6 @@
 """The secondary MMU, common part: virt/kvm/."""
 
-from mmuwitness.model.features.feature import DERIVED, PATCH, SOURCE, Feature
+from mmuwitness.model.features.feature import DERIVED, MEMORY, PATCH, SOURCE, Feature
 
 # fmt: off
 KVM: tuple[Feature, ...] = (
@@ -43,6 +43,17 @@ KVM: tuple[Feature, ...] = (
             "KVM: introduce kvm->srcu and convert kvm_set_memory_region to SRCU update",
             since="v2.6.34", source=PATCH,
             note="a memslot is deleted in two steps, INVALID before; readers are in kvm->srcu"),
+    # Not in v3.4, which was read, and in v3.11; the release is from memory.
+    Feature("memslot_move_invalidates", "12d6e7538e2d",
+            "KVM: perform an invalid memslot step for gpa base change",
+            since="v3.7", source=MEMORY,
+            note="a memslot that moves is INVALID and zapped before it is at its new base gfn"),
+    # In v3.4, which was read; the commit and its release are from memory.
+    Feature("memslot_move_flushes", "ce88decfd25b", "KVM: MMU: mmio page fault support",
+            since="v3.1", until="v3.7", until_commit="12d6e7538e2d",
+            until_subject="KVM: perform an invalid memslot step for gpa base change",
+            source=MEMORY,
+            note="all is zapped once a memslot is at its new base gfn"),
     # Its levels of v5.10 and v5.11 are from memory, that of v5.12 was read.
     Feature("fault_retries_invalid_slot", "e0c378684b65",
             "KVM: x86/mmu: Retry page faults that hit an invalid memslot",
@@ -127,6 +138,12 @@ KVM: tuple[Feature, ...] = (
             "KVM: pfncache: allow a cache to be activated with a fixed (userspace) HVA",
             since="v6.9", arches=("x86",), source=PATCH,
             note="a cache's hva may be outside every memslot"),
+    Feature("pfncache_pins_page", "982ed0de4753",
+            "KVM: Reinstate gfn_to_pfn_cache with invalidation support",
+            since="v5.17", until="v5.19", until_commit="85165781c5d9",
+            until_subject="KVM: Do not pin pages tracked by gfn=>pfn caches",
+            arches=("x86",), source=PATCH,
+            note="a cache keeps a reference to its page until the next refresh"),
     # The commit is among the fixes for v7.3-rc; the code was read in v7.3.4, not in v7.3.
     Feature("gpc_invalidate_seq", "da260bcb56fe",
             "KVM: pfncache: use a dedicated invalidation sequence for cache refresh",

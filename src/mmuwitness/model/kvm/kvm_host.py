@@ -28,12 +28,21 @@ class Spte(Value):
 
 
 VALID, INVALID, GONE = 0, 1, 2
-"""A memslot in the active set of memslots: as it is; with KVM_MEMSLOT_INVALID, while it is being
-deleted; no longer in it."""
+"""A memslot in a set of memslots: as it is; with KVM_MEMSLOT_INVALID, while it is being deleted or
+moved; not in it."""
+
+MOVED = 4
+"""What a set may say beside that of its first memslot: it is at moved_base_gfn."""
+
+KVM_HVA_ERR_BAD = -1
+"""The hva of a gfn that is in no memslot."""
 
 
 class Memslot(Struct):
-    """struct kvm_memory_slot.  Wired: id, userspace_addr and base_gfn (pages), npages."""
+    """struct kvm_memory_slot.  Wired: id, userspace_addr and base_gfn (pages), npages.
+
+    The memslots of a second address space (x86 has one for SMM) come after those of the first,
+    and its gfns are numbered on: a window visits all, as the walker does."""
 
 
 class KVM(Struct):
@@ -41,29 +50,37 @@ class KVM(Struct):
     exists (gfns that share one: see `table_shift`).
 
     active_memslots is what the pointer to the memslots leads to: the first of them is VALID,
-    INVALID or GONE there, the others stay.  srcu_idx and srcu_readers are kvm->srcu.
+    INVALID or GONE there, and may be MOVED; the others stay.  srcu_idx and srcu_readers are
+    kvm->srcu.  mem_attr_array[gfn]: KVM_MEMORY_ATTRIBUTE_PRIVATE.
 
-    Wired: mm, arch, memslots, updates_memslots (False if nobody deletes one), vcpus, gfns,
-    read_gfns and written_gfns (guests read and write the first so many), table_shift.
+    Wired: mm, arch, memslots, last_memslot (None if some gfn may be in no memslot),
+    updates_memslots (False if nobody changes one), moved_base_gfn (0 if nobody moves one),
+    caches_mmio (an SPTE is made that says so where a gfn is in no memslot), vcpus, gfns, read_gfns
+    and written_gfns (guests read and write the first so many), table_shift, gpc_list, gmem (None:
+    no private memory).
     Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
-    crowded, set when change_pte made or changed a leaf with other windows open, too.
+    crowded, set when change_pte made or changed a leaf with other windows open, too;
+    mmio_retried, set when a window sent a fault back that was at a gfn in no memslot.
     """
 
     mmu_lock = Field(RwLock())
     mn_invalidate_lock = Field(Lock())
     mmu_invalidate_in_progress = Field(Bounded(-1, 4), guarded_by="KVM.mmu_lock")
     mmu_invalidate_seq = Field(Sequence())
-    mmu_invalidate_range_start = Field(Bounded(0, "addresses"), guarded_by="KVM.mmu_lock")
-    mmu_invalidate_range_end = Field(Bounded(0, "addresses"), guarded_by="KVM.mmu_lock")
+    mmu_invalidate_range_start = Field(Bounded(0, "range_max"), guarded_by="KVM.mmu_lock")
+    mmu_invalidate_range_end = Field(Bounded(0, "range_max"), guarded_by="KVM.mmu_lock")
     mn_active_invalidate_count = Field(Bounded(-1, 4), guarded_by="KVM.mn_invalidate_lock")
+    gpc_invalidate_seq = Field(Sequence())
     slots_lock = Field(RwLock())
-    active_memslots = Field(Bounded(VALID, GONE), guarded_by="KVM.slots_lock")
+    active_memslots = Field(Bounded(0, 7), guarded_by="KVM.slots_lock")
+    mem_attr_array = Field(Bool(), array="gfns", guarded_by="KVM.slots_lock")
     srcu_idx = Field(Bounded(0, 1))
     srcu_readers = Field(Bounded(0, 4), array=2)
     spte = Field(Spte, array="gfns")
     table = Field(Bool(), array="tables")
     unbumped = Field(Bounded(-4, 4), ghost=True)
     crowded = Field(Bool(), ghost=True)
+    mmio_retried = Field(Bool(), ghost=True)
 
 
 class VCPU(Struct):
@@ -72,12 +89,33 @@ class VCPU(Struct):
     tlb = Field(Spte, array="gfns")
 
 
+class GuestMemfd(Struct):
+    """struct kvm_gmem and its inode: the private memory of the first memslot, by gfn.
+    page[gfn] is the page cache."""
+
+    invalidate_lock = Field(Lock())
+    page = Field(Ref("Page"), array="gfns")
+
+
+class GfnToPfnCache(Struct):
+    """struct gfn_to_pfn_cache.  page stands for its pfn and khva.
+
+    Wired: uhva; by_hva, True if that is what it was activated with (else a gfn)."""
+
+    refresh_lock = Field(Lock())
+    lock = Field(RwLock())
+    valid = Field(Bool(), guarded_by="GfnToPfnCache.lock")
+    page = Field(Ref("Page"), guarded_by="GfnToPfnCache.lock")
+
+
 class KvmPageFault(Local):
     """struct kvm_page_fault: one fault while it is handled."""
 
     gfn = Bounded(0, "gfns")
+    hva = Bounded(KVM_HVA_ERR_BAD, "addresses")
     write = Bool()
     permission = Bool()
+    is_private = Bool()
     mmu_seq = Snapshot()
     page = Ref("Page")
     map_writable = Bool()

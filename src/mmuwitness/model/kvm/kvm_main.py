@@ -8,7 +8,13 @@ from mmuwitness.model.kvm.kvm_host import (
     KvmGfnRange,
     KvmHvaRange,
 )
-from mmuwitness.model.kvm.memslots import gfn_to_hva, hits_memslot, kvm_memslots, memslot_state
+from mmuwitness.model.kvm.memslots import (
+    hits_memslot,
+    kvm_memslots,
+    memslot_base,
+    memslot_state,
+)
+from mmuwitness.model.kvm.pfncache import gfn_to_pfn_cache_invalidate_start
 from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.gup import get_user_page_fast_only, get_user_pages_unlocked
 from mmuwitness.model.mm.mm_types import Pte
@@ -48,7 +54,7 @@ def kvm_mmu_invalidate_begin(kvm, range):
     kvm.unbumped += 1
     if feature.range_add_per_slot:
         if kvm.mmu_invalidate_in_progress == 1 and retries_by_range():
-            kvm.mmu_invalidate_range_start = kvm.nr_addresses
+            kvm.mmu_invalidate_range_start = kvm.range_max
             kvm.mmu_invalidate_range_end = 0
     elif retries_by_range():
         kvm_mmu_invalidate_range_add(kvm, range.start, range.end)
@@ -124,7 +130,7 @@ def kvm_handle_memslot(kvm, slots, slot, range):
     hva_end = min(range.end, slot.userspace_addr + slot.npages)
     if hva_start >= hva_end:
         return False
-    offset = slot.base_gfn - slot.userspace_addr
+    offset = memslot_base(kvm, slots, slot) - slot.userspace_addr
     gfn_range = KvmGfnRange(
         slot=slot,
         start=hva_start + offset,
@@ -146,6 +152,7 @@ def kvm_mmu_notifier_invalidate_range_start(kvm, start, end):
     if feature.mn_active_invalidate_count:
         with spin_lock(kvm.mn_invalidate_lock):
             kvm.mn_active_invalidate_count += 1
+    gfn_to_pfn_cache_invalidate_start(kvm, start, end)
     range = KvmHvaRange(
         start=start,
         end=end,
@@ -171,6 +178,9 @@ def kvm_mmu_notifier_invalidate_range_end(kvm, start, end):
     __kvm_handle_hva_range(kvm, range)
     if feature.mn_active_invalidate_count:
         with spin_lock(kvm.mn_invalidate_lock):
+            if kvm.gpc_list and feature.gpc_invalidate_seq:
+                # before the count: smp_wmb, pairs with the smp_rmb of mmu_notifier_retry_cache()
+                kvm.gpc_invalidate_seq.bump()
             kvm.mn_active_invalidate_count -= 1
 
 
@@ -255,7 +265,8 @@ def mmu_invalidate_retry(kvm, mmu_seq):
 
 
 def mmu_invalidate_retry_gfn(kvm, mmu_seq, gfn):
-    """Only windows over this gfn count while they are open; any that closed since, anywhere."""
+    """Only windows over this gfn count while they are open; any that closed since, anywhere.
+    Until v6.8 the range is one of hvas, and so is what is asked for."""
     if kvm.mmu_invalidate_in_progress != 0:
         if kvm.mmu_invalidate_range_start <= gfn and gfn < kvm.mmu_invalidate_range_end:
             return True
@@ -267,7 +278,7 @@ def hva_to_pfn(kvm, fault, writable):
 
     A fast write lookup also serves a read fault (`writable`): what it finds may be mapped
     writable.  The slow path asks for what the guest did, then tries for more."""
-    addr = gfn_to_hva(kvm, fault.gfn)
+    addr = fault.hva
     if fault.write or writable:
         fault.page = get_user_page_fast_only(kvm.mm, addr, True)
         fault.map_writable = fault.page is not None

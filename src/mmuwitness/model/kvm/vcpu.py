@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from mmuwitness.model.kvm.guest_memfd import kvm_gmem_maps
 from mmuwitness.model.kvm.kvm_host import GONE, VALID, KvmPageFault
-from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
+from mmuwitness.model.kvm.memslots import (
+    gfn_to_hva,
+    gfn_to_hva_memslots,
+    gfn_to_memslot,
+    kvm_is_error_hva,
+    kvm_memslots,
+)
 from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.mm_types import load, store
 from mmuwitness.model.primitives import atomic, choose, feature, read_lock, trace
@@ -17,10 +24,12 @@ def guest_access(vcpu, gfn, write):
     with atomic("a TLB hit is one access, and the walker reads an SPTE whole"):
         entry = vcpu.tlb[gfn]
         if entry.present and (entry.write or not write):
-            if write:
-                store(kvm.mm, entry.page, gfn_to_hva(kvm, gfn))
-            else:
-                load(kvm.mm, entry.page, gfn_to_hva(kvm, gfn))
+            addr = gfn_to_hva(kvm, gfn)
+            if not kvm_is_error_hva(kvm, addr) and not kvm_gmem_maps(kvm, gfn, entry.page):
+                if write:
+                    store(kvm.mm, entry.page, addr)
+                else:
+                    load(kvm.mm, entry.page, addr)
             return NO_EXIT
         spte = kvm.spte[gfn]
         if not spte.present:
@@ -64,8 +73,12 @@ def handle_guest_fault(vcpu, fault):
     """A gfn without a memslot is emulated by the VMM, and so is one whose memslot is being deleted
     (KVM_PFN_NOSLOT, an error hva), where that fault is not retried."""
     kvm = vcpu.kvm
-    state = gfn_to_memslot(kvm, kvm_memslots(kvm), fault.gfn)
+    slots = kvm_memslots(kvm)
+    state = gfn_to_memslot(kvm, slots, fault.gfn)
+    fault.hva = gfn_to_hva_memslots(kvm, slots, fault.gfn)
     if state == VALID:
         kvm.arch.page_fault(vcpu, fault)
+    elif state == GONE and kvm.caches_mmio:
+        kvm.arch.handle_mmio_page_fault(kvm, fault)
     elif state == GONE or not feature.fault_retries_invalid_slot:
         trace("kvm_mmio", fault.gfn)

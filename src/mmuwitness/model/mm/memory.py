@@ -144,6 +144,18 @@ def zap_page_range_single(mm, addr):
             put_page(page)
 
 
+def zap_page_range(mm, start, end):
+    """MADV_DONTNEED of several pages in one window; a full batch is freed inside it."""
+    with read_lock(mm.mmap_lock):
+        mmu_notifier_invalidate_range_start(mm, start, end)
+        for addr in mm.addresses:
+            if start <= addr and addr < end:
+                page = zap_pte_range(mm, addr)
+                if page is not None:
+                    put_page(page)
+        mmu_notifier_invalidate_range_end(mm, start, end)
+
+
 def zap_pte_range(mm, addr):
     with spin_lock(mm.ptl):
         pte = mm.pte[addr]
