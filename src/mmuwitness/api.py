@@ -157,8 +157,8 @@ def check(
     wanted = find_scenario(scenario) if isinstance(scenario, str) else scenario
     asked = find_claims(listed(claims) or CLAIMS)
     kernel = Era(era, listed(features))
-    if not find_arch(arch).applies(kernel):
-        raise ValueError(f"{arch} has no MMU notifier in {kernel}'s KVM")
+    if absent := wanted.absent(kernel, find_arch(arch)):
+        raise ValueError(absent)
     if steps not in ("merged", "every"):
         raise UnknownName("way to step", steps, ["merged", "every"])
     found = explore(

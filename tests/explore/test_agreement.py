@@ -117,7 +117,8 @@ def assert_executors_agree(program: Program, make_host, states_max: int) -> Grap
 
 STATES_MAX = 3000
 SMALL = ("uprobe_one", "dontneed_one", "reclaim_one", "migrate_one", "unmerge", "ksm_first",
-         "memslot_delete", "memslot_dontneed")  # fmt: skip
+         "memslot_delete", "memslot_dontneed", "hmm_dontneed", "hmm_open", "oom_reap",
+         "oom_hmm")  # fmt: skip
 """The scenarios that have programs of up to STATES_MAX states; test_pinned checks the list."""
 
 
@@ -131,7 +132,7 @@ def distinct_programs(scenario: str, arch: str) -> list[Era]:
     known: list[dict[str, bool]] = []
     made = find_arch(arch)
     for era in (Era(name) for name in RELEASES):
-        if not made.applies(era) or any(
+        if find_scenario(scenario).absent(era, made) or any(
             all(era.has(n, made.kernel_arch) == v for n, v in features.items())
             for features in known
         ):

@@ -32,7 +32,7 @@ KERNELS = ("v2.6.32", "v3.7", "v3.11", "v5.10", "v5.13", "v6.1", "v6.9", "v6.12"
 """Some of every time: v3.11 is the first of arm64, v5.10 of the TDP MMU."""
 ARCHES = ("x86-tdp", "x86-shadow", "arm64")
 QUICK = ("ksm_first", "unmerge", "uprobe_one", "dontneed_one", "reclaim_one", "migrate_one",
-         "memslot_delete")  # fmt: skip
+         "memslot_delete", "hmm_dontneed", "oom_hmm")  # fmt: skip
 HEAD = """\
 # What exploring finds: for each scenario and architecture one line for each distinct program, under
 # the kernels that have it.  Made by `make golden`; why a claim is violated is in test_pinned.py.
@@ -152,7 +152,7 @@ def distinct_programs(scenario: str, arch: str) -> dict[str, list[str]]:
     """The kernels that share a program, by its digest."""
     programs: dict[str, list[str]] = {}
     for era in KERNELS:
-        if find_arch(arch).applies(Era(era)):
+        if not SCENARIOS[scenario].absent(Era(era), find_arch(arch)):
             compiled, _ = compiled_program(SCENARIOS[scenario], Era(era), arch, MERGED)
             programs.setdefault(compiled.digest, []).append(era)
     return programs

@@ -33,14 +33,21 @@ def test_bounds_are_those_of_the_host(name: str) -> None:
     scenario, host = SCENARIOS[name], host_of(name)
     said = {
         what: int(count)
-        for count, what in re.findall(r"(\d+) (vCPU|gfn|page|host thread)s?\b", scenario.bounds)
+        for count, what in re.findall(
+            r"(\d+) (vCPU|gfn|page|device|host thread)s?\b", scenario.bounds
+        )
     }
-    has = {"vCPU": len(host.vcpus), "gfn": len(host.kvm.gfns), "page": len(host.pages)}
+    has = {"page": len(host.pages)}
+    if host.vcpus:
+        has |= {"vCPU": len(host.vcpus), "gfn": len(host.kvm.gfns)}
+    if host.devices:
+        has["device"] = len(host.devices)
     if host.mm.host_thread:
         has["host thread"] = 1
     assert said == has
     forever = "any number of" in scenario.bounds
     assert forever or host.mm.host_thread, "an actor that ends, or a bound that is not said"
+    assert ("no VM" in scenario.bounds) == (not host.vcpus)
     assert ("in one table page" in scenario.bounds) == (len(host.kvm.gfns) > 1)
     readers = ("ksm_first", "unmerge_uprobe", "memslot_delete")
     assert ("that reads" in scenario.bounds) == (name in readers)
@@ -68,7 +75,7 @@ def test_processes_have_names_of_their_own(name: str) -> None:
     assert len(set(names)) == len(names)
     assert names[: len(host.vcpus)] == [f"vcpu{n}" for n in range(len(host.vcpus))]
     two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed")
-    assert len(names) == len(host.vcpus) + (2 if name in two else 1)
+    assert len(names) == len(host.vcpus) + (2 if name in two or host.devices else 1)
 
 
 @each_scenario
@@ -169,6 +176,23 @@ def never_without_memslot(host):
     return host.kvm.active_memslots != GONE
 
 
+def never_read_by_device(host):
+    return not host.devices[0].pt[0].present
+
+
+def never_written_by_device(host):
+    return not host.devices[0].pt[0].write
+
+
+def never_deferred(host):
+    return not host.devices[0].notifier.deferred
+
+
+def never_reaped(host):
+    return host.mm.pte[0].present
+
+
+BY_DEVICE = (never_read_by_device, never_written_by_device)
 MERGES = (never_merged, never_of_its_own, never_replaced)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm": MERGES,
@@ -193,6 +217,13 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "migrate_one": (never_migrating, never_replaced),
     "memslot_delete": (never_merged, never_replaced, never_being_deleted, never_without_memslot),
     "memslot_dontneed": (never_none, never_replaced, never_being_deleted, never_without_memslot),
+    "hmm_dontneed": (never_none, never_replaced, *BY_DEVICE),
+    "hmm_migrate": (never_migrating, never_replaced, *BY_DEVICE),
+    "hmm_ksm": (*MERGES, *BY_DEVICE),
+    "hmm_open": (never_none, never_replaced, never_deferred, *BY_DEVICE),
+    "hmm_guest": (never_none, never_replaced, *BY_DEVICE),
+    "oom_reap": (never_reaped,),
+    "oom_hmm": (never_reaped, *BY_DEVICE),
 }
 
 
@@ -217,7 +248,8 @@ def test_every_scenario_is_about_something() -> None:
     ],
 )
 def test_what_it_is_about_happens(name: str, arch: str) -> None:
-    guest = (never_read, never_written)[: 1 + (host_of(name).kvm.written_gfns > 0)]
+    host = host_of(name)
+    guest = (never_read, never_written)[: 1 + (host.kvm.written_gfns > 0)] if host.vcpus else ()
     wanted = (*HAPPENS[name], *guest)
     assert happened(name, "v6.1", arch, *wanted) == {p.__name__ for p in wanted}
 

@@ -14,6 +14,7 @@ from mmuwitness.model.era import UnknownName
 from mmuwitness.model.kvm import kvm_main
 from mmuwitness.model.kvm.kvm_host import GONE
 from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
+from mmuwitness.model.mm import mmu_interval_notifier
 from mmuwitness.model.mm.mm_types import UNKNOWN
 from mmuwitness.model.primitives import feature
 
@@ -33,8 +34,15 @@ class Claim:
 
     def needs(self, host: Any) -> list[tuple[Any, str]]:
         """The locks that must be free for the claim to be read, as (object, field)."""
-        owner = {"ptl": host.mm, "mmu_lock": host.kvm, "mn_invalidate_lock": host.kvm}
-        return [(owner[lock], lock) for lock in self.locks]
+        owner = {
+            "ptl": [host.mm],
+            "mmu_lock": [host.kvm],
+            "mn_invalidate_lock": [host.kvm],
+            "mutex": host.devices,
+            "subscriptions": [each.notifier.subscriptions for each in host.devices],
+        }
+        names = {"subscriptions": "lock"}
+        return [(each, names.get(lock, lock)) for lock in self.locks for each in owner[lock]]
 
 
 CLAIMS: dict[str, Claim] = {}
@@ -204,6 +212,66 @@ def change_pte_alone(host: Any) -> Any:
     return not host.kvm.crowded
 
 
+@always("D1", "ptl", "mutex")
+def device_coherent(host: Any) -> Any:
+    """Where no window is open, a present entry of a device's page table maps the page that the PTE
+    maps, and is writable only if the PTE is."""
+    mm = host.mm
+    for device in host.devices:
+        for addr in mm.addresses:
+            entry = device.pt[addr]
+            if mm.open_windows[addr] == 0 and entry.present:
+                pte = mm.pte[addr]
+                if not pte.present or pte.page is not entry.page or (entry.write and not pte.write):
+                    return False
+    return True
+
+
+@always("D2", "mutex")
+def device_absent_in_window(host: Any) -> Any:
+    """While a window is open the entries of a device's page table under it are absent."""
+    for device in host.devices:
+        for addr in host.mm.addresses:
+            if host.mm.open_windows[addr] != 0 and device.pt[addr].present:
+                return False
+    return True
+
+
+@always("D4")
+def freed_page_not_in_device(host: Any) -> Any:
+    """A page that is free is in no device's page table."""
+    for device in host.devices:
+        for addr in host.mm.addresses:
+            entry = device.pt[addr]
+            if entry.present and entry.page.refcount == 0:
+                return False
+    return True
+
+
+@always("D5")
+def shared_page_read_only_in_device(host: Any) -> Any:
+    """No entry of a device's page table is writable that maps a KSM page, or a page mapped
+    twice."""
+    for device in host.devices:
+        for addr in host.mm.addresses:
+            entry = device.pt[addr]
+            if entry.present and entry.write and (entry.page.ksm or entry.page.mapcount > 1):
+                return False
+    return True
+
+
+@always("D8", "subscriptions")
+def interval_windows_balanced(host: Any) -> Any:
+    """When nobody is between start() and end(), active_invalidate_ranges is 0 and the sequence of
+    interval subscriptions is even."""
+    for device in host.devices:
+        subscriptions = device.notifier.subscriptions
+        active = subscriptions.active_invalidate_ranges != 0 or subscriptions.invalidating
+        if host.mm.invalidating == 0 and active:
+            return False
+    return True
+
+
 reach("sometimes", "changes", kvm_main.CHANGES, "change_pte changes a present SPTE.")
 reach("sometimes", "installs_read_only", kvm_main.INSTALLS_READ_ONLY,
       "change_pte installs a read-only SPTE where none was.")  # fmt: skip
@@ -215,3 +283,5 @@ reach("sometimes", "in_invalid_slot", kvm_main.IN_INVALID_SLOT,
       "change_pte gets to a memslot that is being deleted.")  # fmt: skip
 reach("never", "warns", kvm_main.NOT_BRACKETED,
       "The WARN_ON of change_pte is never reached: every call is inside a window.")  # fmt: skip
+reach("never", "called_after_remove", mmu_interval_notifier.AFTER_REMOVE,
+      "Nobody calls a driver after mmu_interval_notifier_remove() has returned.")  # fmt: skip

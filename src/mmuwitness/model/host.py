@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmuwitness.model.arch.arch import Arch
@@ -23,8 +23,9 @@ from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_invalidate_range_start,
 )
 from mmuwitness.model.mm.mm_types import MM, Page, Pte
+from mmuwitness.model.mm.mmu_interval_notifier import MmuIntervalNotifier, MmuNotifierSubscriptions
 from mmuwitness.model.mm.mmu_notifier import MmuNotifier
-from mmuwitness.model.state import World
+from mmuwitness.model.state import Struct, World
 
 ARCHES: dict[str, Arch] = {
     made.name: made
@@ -49,6 +50,7 @@ class Host:
     updates_memslots: somebody deletes the first one.  gfns_per_table: 2 if neighbouring gfns share
     their last-level table page, 1 if each has its own.
     read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
+    vcpus: 0 is no VM at all, and KVM does not subscribe.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Host:
             nr_mergeable=mergeable,
             host_thread=host_thread,
             defers_flushes=defers_flushes,
+            interval_sub=None,
         )[0]
         slots = self.world.add(Memslot, memslots, npages=slot_pages // memslots)
         for number, slot in enumerate(slots):
@@ -101,9 +104,10 @@ class Host:
             nr_addresses=addresses,
             table_shift=gfns_per_table - 1,
         )[0]
-        self.vcpus = self.world.add(VCPU, vcpus, kvm=self.kvm)
+        self.vcpus = self.world.add(VCPU, vcpus, kvm=self.kvm) if vcpus else []
         self.kvm.vcpus = self.vcpus
-        self.mm.notifier_subscriptions = [self.kvm_notifier()]
+        self.mm.notifier_subscriptions = [self.kvm_notifier()] if vcpus else []
+        self.devices: list[Any] = []
         self.processes: Sequence[Any] = ()
         self.claims: Sequence[Any] = ()
         self.overrides: dict[str, types.FunctionType] = {}
@@ -125,6 +129,24 @@ class Host:
             kvm_mmu_notifier_invalidate_page if page else None,
             kvm_mmu_notifier_change_pte if change_pte else None,
         )
+
+    def add_device(self, struct: type[Struct], invalidate: Callable[..., Any]) -> Any:
+        """A driver that mirrors the whole mm, with one device: an instance of its struct, which
+        has a `mutex` and a page table `pt`, one entry an address.  `invalidate(device, start, end,
+        blockable)` is what its interval subscription calls."""
+        subscriptions = self.world.add(MmuNotifierSubscriptions)[0]
+        device = self.world.add(struct, mm=self.mm)[0]
+        self.mm.interval_sub = device.notifier = self.world.add(
+            MmuIntervalNotifier,
+            subscriptions=subscriptions,
+            start=0,
+            end=len(self.mm.addresses),
+            owner=device,
+            invalidate=invalidate,
+        )[0]
+        device.notifier.inserted = True
+        self.devices.append(device)
+        return device
 
     def map_page(self, addr: int, page: int, *, content: int = 0, write: bool = True) -> None:
         """Before the run: the primary MMU maps an anonymous page at an address."""

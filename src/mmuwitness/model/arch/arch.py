@@ -63,7 +63,8 @@ class Arch:
 
     def kvm_arch_flush_shadow_memslot(self, kvm, slot):
         """The memslot is INVALID: all that it maps is zapped."""
-        range = KvmGfnRange(slot=slot, start=slot.base_gfn, end=slot.base_gfn + slot.npages)
+        end = slot.base_gfn + slot.npages
+        range = KvmGfnRange(slot=slot, start=slot.base_gfn, end=end, may_block=True)
         with write_lock(kvm.mmu_lock):
             if self.kvm_unmap_gfn_range(kvm, range):
                 kvm_flush_remote_tlbs(kvm)

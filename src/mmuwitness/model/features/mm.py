@@ -1,6 +1,6 @@
 """The primary MMU: mm/, kernel/events/uprobes.c."""
 
-from mmuwitness.model.features.feature import PATCH, SOURCE, Feature
+from mmuwitness.model.features.feature import MEMORY, PATCH, SOURCE, Feature
 
 # fmt: off
 MM: tuple[Feature, ...] = (
@@ -57,6 +57,9 @@ MM: tuple[Feature, ...] = (
             "mm/mmu_notifiers: ensure range_end() is paired with range_start()",
             since="v5.12", backports=("v5.10.27",), source=SOURCE,
             note="when a subscriber fails start(), end() is called for every one that has it"),
+    Feature("mmu_interval_notifier", "99cb252f5e68",
+            "mm/mmu_notifier: add an interval tree notifier", since="v5.5", source=MEMORY,
+            note="drivers subscribe to a range and retry by mmu_interval_read_retry()"),
     Feature("ksm", "31dbd01f3143", "ksm: Kernel SamePage Merging", since="v2.6.32", source=SOURCE,
             note="ksmd write-protects and merges equal pages: two windows, a memcmp between them"),
     Feature("ksm_replace_clear_flush_notify", "34ee645e83b6",

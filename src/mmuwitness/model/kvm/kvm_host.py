@@ -86,7 +86,7 @@ class KvmPageFault(Local):
 class KvmHvaRange(Local):
     """struct kvm_hva_range, later kvm_mmu_notifier_range: what the walker is asked to do.
 
-    Constants: handler, on_lock (functions or None), flush_on_ret, elides_lock."""
+    Constants: handler, on_lock (functions or None), flush_on_ret, elides_lock, may_block."""
 
     start = Bounded(0, "addresses")
     end = Bounded(0, "addresses")
@@ -94,7 +94,7 @@ class KvmHvaRange(Local):
 
 
 class KvmGfnRange(Local):
-    """struct kvm_gfn_range.  Constant: slot.  invalid: KVM_MEMSLOT_INVALID of the slot.
+    """struct kvm_gfn_range.  Constants: slot, may_block.  invalid: KVM_MEMSLOT_INVALID of the slot.
 
     Since commit 3e1efe2b67d3 ("KVM: Wrap kvm_{gfn,hva}_range.pte in a per-action union") in v6.6
     the pte is a member of a union, `arg`, that each action reads in its own way; here each

@@ -131,6 +131,7 @@ def kvm_handle_memslot(kvm, slots, slot, range):
         end=hva_end + offset,
         invalid=memslot_state(slots, slot) == INVALID,
         arg_pte=range.pte,
+        may_block=range.may_block,
     )
     return range.handler(kvm, gfn_range)
 
@@ -141,7 +142,8 @@ def kvm_mmu_unmap_gfn_range(kvm, range):
     return kvm.arch.kvm_unmap_gfn_range(kvm, range)
 
 
-def kvm_mmu_notifier_invalidate_range_start(kvm, start, end):
+def kvm_mmu_notifier_invalidate_range_start(kvm, start, end, blockable):
+    """KVM never refuses."""
     trace("kvm_unmap_hva_range", start, end)
     if feature.mn_active_invalidate_count:
         with spin_lock(kvm.mn_invalidate_lock):
@@ -154,8 +156,10 @@ def kvm_mmu_notifier_invalidate_range_start(kvm, start, end):
         handler=kvm_mmu_unmap_gfn_range,
         flush_on_ret=True,
         elides_lock=feature.invalidate_elides_lock,
+        may_block=blockable,
     )
     __kvm_handle_hva_range(kvm, range)
+    return True
 
 
 def kvm_mmu_notifier_invalidate_range_end(kvm, start, end):
@@ -167,6 +171,7 @@ def kvm_mmu_notifier_invalidate_range_end(kvm, start, end):
         handler=None,
         flush_on_ret=False,
         elides_lock=feature.invalidate_elides_lock,
+        may_block=False,
     )
     __kvm_handle_hva_range(kvm, range)
     if feature.mn_active_invalidate_count:
@@ -189,6 +194,7 @@ def kvm_mmu_notifier_invalidate_page(kvm, addr):
         handler=kvm_mmu_unmap_gfn_range,
         flush_on_ret=True,
         elides_lock=False,
+        may_block=False,
     )
     __kvm_handle_hva_range(kvm, range)
 
@@ -243,6 +249,7 @@ def kvm_mmu_notifier_change_pte(kvm, addr, pte):
         handler=kvm_change_spte_gfn,
         flush_on_ret=True,
         elides_lock=feature.change_pte_elides_lock,
+        may_block=False,
     )
     __kvm_handle_hva_range(kvm, range)
 

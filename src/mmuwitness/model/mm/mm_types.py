@@ -41,8 +41,9 @@ class MM(Struct):
     """struct mm_struct: one page table, so one ptl; the TLB of the CPU that the VMM runs on.
 
     Wired: pages (all pages), addresses (range of hvas, in pages), notifier_subscriptions,
-    nr_mergeable (ksmd scans the first so many addresses), host_thread (True if a thread of the
-    VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs).
+    interval_sub (the interval subscription, or None), nr_mergeable (ksmd scans the first so many
+    addresses), host_thread (True if a thread of the VMM uses the TLB), defers_flushes (True if
+    somebody flushes it later than it changes PTEs).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else.

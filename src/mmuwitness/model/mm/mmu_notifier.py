@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmuwitness.model.mm.mm_types import Pte
-from mmuwitness.model.primitives import choose, feature
+from mmuwitness.model.mm.mmu_interval_notifier import mn_itree_inv_end, mn_itree_invalidate
+from mmuwitness.model.primitives import feature
 
 Callback = Callable[..., Any] | None
 
 
 @dataclass(frozen=True)
 class MmuNotifier:
-    """struct mmu_notifier with its mmu_notifier_ops: each is called as op(owner, ...)."""
+    """struct mmu_notifier with its mmu_notifier_ops: each is called as op(owner, ...).
+
+    invalidate_range_start(owner, start, end, blockable) is False for -EAGAIN: it would have to
+    sleep.  One that may say so has no invalidate_range_end."""
 
     owner: Any
     invalidate_range_start: Callback
@@ -30,38 +34,58 @@ class MmuNotifier:
 def mmu_notifier_invalidate_range_start(mm, start, end):
     """Every subscriber has dropped [start, end) when this returns."""
     mm.invalidating += 1
-    for subscription in mm.notifier_subscriptions:
-        if subscription.invalidate_range_start is not None:
-            subscription.invalidate_range_start(subscription.owner, start, end)
+    if mm.interval_sub is not None:
+        mn_itree_invalidate(mm, start, end, True)
+    mn_hlist_invalidate_range_start(mm, start, end, True)
     for addr in mm.addresses:
         if start <= addr and addr < end:
             mm.open_windows[addr] += 1
 
 
 def mmu_notifier_invalidate_range_start_nonblock(mm, start, end):
-    """False: the last subscriber, some driver's, would have to sleep (-EAGAIN), and no window is
-    open.  Since commit c2655835fd8c ("mm/mmu_notifiers: ensure range_end() is paired with
-    range_start()") in v5.12 those before it, who agreed, are told by end()."""
-    mmu_notifier_invalidate_range_start(mm, start, end)
-    if choose(2) == 0:
-        return True
-    if feature.nonblock_start_paired:
-        mmu_notifier_invalidate_range_end(mm, start, end)
-    else:
-        for addr in mm.addresses:
-            if start <= addr and addr < end:
-                mm.open_windows[addr] -= 1
+    """False: a subscriber would have to sleep (-EAGAIN), and no window is open.  A refusal from
+    the interval tree comes before the others are asked."""
+    mm.invalidating += 1
+    agreed = mm.interval_sub is None or mn_itree_invalidate(mm, start, end, False)
+    if agreed and not mn_hlist_invalidate_range_start(mm, start, end, False):
+        if mm.interval_sub is not None:
+            mn_itree_inv_end(mm)
+        agreed = False
+    if not agreed:
         mm.invalidating -= 1
-    return False
+        return False
+    for addr in mm.addresses:
+        if start <= addr and addr < end:
+            mm.open_windows[addr] += 1
+    return True
+
+
+def mn_hlist_invalidate_range_start(mm, start, end, blockable):
+    """All are asked, even after one has refused.  Since commit c2655835fd8c ("mm/mmu_notifiers:
+    ensure range_end() is paired with range_start()") in v5.12 those who agreed are told then."""
+    agreed = True
+    for subscription in mm.notifier_subscriptions:
+        if subscription.invalidate_range_start is not None:
+            if not subscription.invalidate_range_start(subscription.owner, start, end, blockable):
+                agreed = False
+    if not agreed and feature.nonblock_start_paired:
+        mn_hlist_invalidate_end(mm, start, end)
+    return agreed
+
+
+def mn_hlist_invalidate_end(mm, start, end):
+    for subscription in mm.notifier_subscriptions:
+        if subscription.invalidate_range_end is not None:
+            subscription.invalidate_range_end(subscription.owner, start, end)
 
 
 def mmu_notifier_invalidate_range_end(mm, start, end):
     for addr in mm.addresses:
         if start <= addr and addr < end:
             mm.open_windows[addr] -= 1
-    for subscription in mm.notifier_subscriptions:
-        if subscription.invalidate_range_end is not None:
-            subscription.invalidate_range_end(subscription.owner, start, end)
+    if mm.interval_sub is not None:
+        mn_itree_inv_end(mm)
+    mn_hlist_invalidate_end(mm, start, end)
     mm.invalidating -= 1
 
 

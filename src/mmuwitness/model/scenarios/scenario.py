@@ -31,6 +31,7 @@ class Scenario:
     sizes: arguments of Host.  setup: maps the first pages.  actors: the processes besides the
     vCPUs.  bounds: what is bounded, for people.  overrides: functions in the place of the model's.
     changes: "+NAME" and "-NAME", features that every kernel has or lacks here.
+    requires: a feature; kernels without it have nothing of what the scenario is about.
     variant: the user's file that both come from.
     """
 
@@ -42,7 +43,16 @@ class Scenario:
     sizes: dict[str, Any] = field(default_factory=dict)
     overrides: dict[str, FunctionType] = field(default_factory=dict)
     changes: tuple[str, ...] = ()
+    requires: str = ""
     variant: str = ""
+
+    def absent(self, era: Era, arch: Arch) -> str:
+        """Why there is nothing to explore on a kernel, or ""."""
+        if not arch.applies(era):
+            return f"{arch.name} has no MMU notifier in {era}'s KVM"
+        if self.requires and not era.has(self.requires, arch.kernel_arch):
+            return f"{era} has no {self.requires}, which {self.name} is about"
+        return ""
 
     def host(self, era: Era, arch: Arch, claims: bool = True) -> Host:
         """A fresh host with its processes, and with the `always` claims or without any."""
