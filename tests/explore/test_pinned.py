@@ -97,6 +97,16 @@ BUGS = {
         until="v6.4",
         mended="+change_pte_skips_invalid_slot",
     ),
+    "M1": Bug(
+        "remove() returns while the last window still works off the list that the subscription is"
+        " on: commit 319561669a59 in v5.18.",
+        claims="D11",
+        arches=ARCHES,
+        scenarios=("hmm_open",),
+        since="v5.5",
+        until="v5.18",
+        mended="+interval_remove_takes_lock",
+    ),
     "2ec74c3ef2d8": Bug(
         "Rmap walks drop ptl before invalidate_page, v3.7 to v4.10: for a while the PTE is gone"
         " and the SPTE is not.  No harm by itself: till then the page is locked and referenced.",

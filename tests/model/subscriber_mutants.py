@@ -92,6 +92,17 @@ def begin_at_once(interval_sub):
     return seq
 
 
+@mutant(
+    "a driver waits for its lock though it must not", "lib.test_hmm.dmirror_interval_invalidate"
+)
+def invalidate_and_block(dmirror, start, end, blockable):
+    lock(dmirror.mutex)
+    mmu_interval_set_seq(dmirror.notifier)
+    dmirror_do_update(dmirror, start, end)
+    unlock(dmirror.mutex)
+    return True
+
+
 @mutant("a device maps all writable", "lib.test_hmm.dmirror_do_fault")
 def map_writable(dmirror, range):
     from_lookup = range.page
@@ -144,14 +155,17 @@ SUBSCRIBER_BREAKS = [
     ("a device begins after it has looked", "hmm_dontneed", "v6.1", "x86-tdp",
      STALE_DEVICE - {D2}),
     ("readers do not wait for windows", "hmm_dontneed", "v6.1", "x86-tdp", STALE_DEVICE),
+    ("a driver waits for its lock though it must not", "oom_hmm", "v6.1", "x86-tdp",
+     {"sleeps_in_atomic"}),
     ("a device maps all writable", "hmm_ksm", "v6.1", "x86-tdp", {D1, D5, "no_lost_write"}),
     ("an inserted subscription knows nothing of open windows", "hmm_open", "v6.1", "x86-tdp",
      STALE_DEVICE - {"no_lost_write"}),
     ("remove() does not wait for windows", "hmm_open", "v6.1", "x86-tdp",
-     {"called_after_remove"}),
+     {"used_after_remove"}),
     ("end() leaves the sequence odd", "oom_hmm", "v6.1", "x86-tdp", {D8}),
 ]  # fmt: skip
 
 SUBSCRIBER_HARMLESS = [
     ("a device maps all writable", "hmm_dontneed", "v6.1", "x86-tdp"),  # all pages are
+    ("a driver waits for its lock though it must not", "hmm_dontneed", "v6.1", "x86-tdp"),  # it may
 ]

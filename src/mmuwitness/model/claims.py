@@ -16,7 +16,7 @@ from mmuwitness.model.kvm.kvm_host import GONE
 from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
 from mmuwitness.model.mm import mmu_interval_notifier
 from mmuwitness.model.mm.mm_types import UNKNOWN
-from mmuwitness.model.primitives import feature
+from mmuwitness.model.primitives import SLEEPS, feature
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def always(number: str, *locks: str) -> Callable[[Any], Any]:
     return register
 
 
-def reach(kind: str, name: str, mark: str, text: str) -> None:
-    CLAIMS[name] = Claim(name, kind, text, mark=mark)
+def reach(kind: str, name: str, mark: str, text: str, number: str = "") -> None:
+    CLAIMS[name] = Claim(name, kind, text, number, mark=mark)
 
 
 def always_claims() -> list[Claim]:
@@ -283,5 +283,9 @@ reach("sometimes", "in_invalid_slot", kvm_main.IN_INVALID_SLOT,
       "change_pte gets to a memslot that is being deleted.")  # fmt: skip
 reach("never", "warns", kvm_main.NOT_BRACKETED,
       "The WARN_ON of change_pte is never reached: every call is inside a window.")  # fmt: skip
-reach("never", "called_after_remove", mmu_interval_notifier.AFTER_REMOVE,
-      "Nobody calls a driver after mmu_interval_notifier_remove() has returned.")  # fmt: skip
+reach("never", "sleeps_in_atomic", SLEEPS,
+      "Nothing sleeps while ptl or another lock that spins is held, or where a window must not"
+      " block.", "I12")  # fmt: skip
+reach("never", "used_after_remove", mmu_interval_notifier.AFTER_REMOVE,
+      "Nobody uses an interval subscription, or calls its driver, once"
+      " mmu_interval_notifier_remove() has returned.", "D11")  # fmt: skip

@@ -50,6 +50,7 @@ class Host:
     updates_memslots: somebody deletes the first one.  gfns_per_table: 2 if neighbouring gfns share
     their last-level table page, 1 if each has its own.
     read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
+    zaps_reschedule: a zap of several gfns lets others run in between, where it may block.
     vcpus: 0 is no VM at all, and KVM does not subscribe.
     """
 
@@ -70,6 +71,7 @@ class Host:
         mergeable: int = 1,
         host_thread: bool = False,
         defers_flushes: bool = False,
+        zaps_reschedule: bool = False,
     ) -> None:
         self.era, self.arch = era, arch
         self.features_read: set[str] = set()
@@ -97,6 +99,7 @@ class Host:
             arch=arch,
             memslots=slots,
             updates_memslots=updates_memslots,
+            zaps_reschedule=zaps_reschedule,
             gfns=range(slot_pages),
             nr_gfns=slot_pages,
             read_gfns=read_gfns or slot_pages,

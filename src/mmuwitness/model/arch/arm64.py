@@ -6,7 +6,14 @@ from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.kvm_main import hva_to_pfn
 from mmuwitness.model.mm.mm_types import put_page
-from mmuwitness.model.primitives import feature, read_lock, write_lock
+from mmuwitness.model.primitives import (
+    feature,
+    lock,
+    might_sleep,
+    read_lock,
+    unlock,
+    write_lock,
+)
 
 
 class Arm64(Arch):
@@ -39,7 +46,16 @@ class Arm64(Arch):
                     kvm.spte[gfn] = Spte()
                     self.flush_gfn(kvm, gfn)
                     self.free_empty_table(kvm, self.table_of(kvm, gfn))
+                if kvm.zaps_reschedule and gfn + 1 < range.end:
+                    if range.may_block or not feature.arm64_zap_reschedules_if_blockable:
+                        self.cond_resched_lock(kvm)
         return False
+
+    def cond_resched_lock(self, kvm):
+        """From one entry of the top level to the next; each gfn stands for such a part."""
+        unlock(kvm.mmu_lock)
+        might_sleep()
+        lock(kvm.mmu_lock)
 
     def free_empty_table(self, kvm, table):
         used = False

@@ -16,6 +16,11 @@ ARCHES: tuple[Feature, ...] = (
             "KVM: arm64: Convert kvm_set_spte_hva() to generic page-table API",
             since="v5.10", arches=("arm64",), source=SOURCE,
             note="change_pte is kvm_pgtable_stage2_map without a memcache: -ENOMEM if no table"),
+    # A backport to v4.19 exists; its level was not read.
+    Feature("arm64_zap_reschedules_if_blockable", "b5331379bc62",
+            "KVM: arm64: Only reschedule if MMU_NOTIFIER_RANGE_BLOCKABLE is not set",
+            since="v5.9", arches=("arm64",), source=PATCH,
+            note="a zap drops mmu_lock and reschedules only in a window that may block"),
     Feature("arm64_mmu_lock_rwlock", "fcc5bf89635a",
             "KVM: arm64: Use read/write spin lock for MMU protection",
             since="v5.18", arches=("arm64",), source=SOURCE,

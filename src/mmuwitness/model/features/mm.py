@@ -1,6 +1,6 @@
 """The primary MMU: mm/, kernel/events/uprobes.c."""
 
-from mmuwitness.model.features.feature import MEMORY, PATCH, SOURCE, Feature
+from mmuwitness.model.features.feature import PATCH, SOURCE, Feature
 
 # fmt: off
 MM: tuple[Feature, ...] = (
@@ -58,8 +58,13 @@ MM: tuple[Feature, ...] = (
             since="v5.12", backports=("v5.10.27",), source=SOURCE,
             note="when a subscriber fails start(), end() is called for every one that has it"),
     Feature("mmu_interval_notifier", "99cb252f5e68",
-            "mm/mmu_notifier: add an interval tree notifier", since="v5.5", source=MEMORY,
+            "mm/mmu_notifier: add an interval tree notifier", since="v5.5", source=PATCH,
             note="drivers subscribe to a range and retry by mmu_interval_read_retry()"),
+    # Its level of v5.10 was read, the others are from memory.
+    Feature("interval_remove_takes_lock", "319561669a59",
+            "mm/mmu_notifier.c: fix race in mmu_interval_notifier_remove()", since="v5.18",
+            source=PATCH, backports=("v5.10.113", "v5.15.36", "v5.17.5"),
+            note="remove() waits for the deferred list to be worked off, not for the sequence"),
     Feature("ksm", "31dbd01f3143", "ksm: Kernel SamePage Merging", since="v2.6.32", source=SOURCE,
             note="ksmd write-protects and merges equal pages: two windows, a memcmp between them"),
     Feature("ksm_replace_clear_flush_notify", "34ee645e83b6",

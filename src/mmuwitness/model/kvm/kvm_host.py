@@ -44,13 +44,14 @@ class KVM(Struct):
     INVALID or GONE there, the others stay.  srcu_idx and srcu_readers are kvm->srcu.
 
     Wired: mm, arch, memslots, updates_memslots (False if nobody deletes one), vcpus, gfns,
-    read_gfns and written_gfns (guests read and write the first so many), table_shift.
+    read_gfns and written_gfns (guests read and write the first so many), table_shift,
+    zaps_reschedule (False if a zap goes on to its end).
     Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
     crowded, set when change_pte made or changed a leaf with other windows open, too.
     """
 
-    mmu_lock = Field(RwLock())
-    mn_invalidate_lock = Field(Lock())
+    mmu_lock = Field(RwLock(spins=True))
+    mn_invalidate_lock = Field(Lock(spins=True))
     mmu_invalidate_in_progress = Field(Bounded(-1, 4), guarded_by="KVM.mmu_lock")
     mmu_invalidate_seq = Field(Sequence())
     mmu_invalidate_range_start = Field(Bounded(0, "addresses"), guarded_by="KVM.mmu_lock")

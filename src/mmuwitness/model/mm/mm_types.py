@@ -50,7 +50,7 @@ class MM(Struct):
     """
 
     mmap_lock = Field(RwLock())
-    ptl = Field(Lock())
+    ptl = Field(Lock(spins=True))
     pte = Field(Pte, array="addresses", guarded_by="MM.ptl")
     tlb = Field(Pte, array="addresses")
     swap = Field(Bounded(0, 1), array="addresses")

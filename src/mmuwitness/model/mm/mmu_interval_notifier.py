@@ -11,16 +11,24 @@ common one; and a `Sequence` for whether a subscription's is still what a reader
 
 from __future__ import annotations
 
-from mmuwitness.model.primitives import atomic, cover, spin_lock, wait_until
+from mmuwitness.model.primitives import (
+    atomic,
+    cover,
+    feature,
+    might_sleep,
+    non_block,
+    spin_lock,
+    wait_until,
+)
 from mmuwitness.model.state import Bool, Bounded, Field, Lock, Sequence, Struct
 
-AFTER_REMOVE = "an interval subscription is called after it was removed"
+AFTER_REMOVE = "an interval subscription is used after it was removed"
 
 
 class MmuNotifierSubscriptions(Struct):
     """struct mmu_notifier_subscriptions, as far as the interval tree goes."""
 
-    lock = Field(Lock())
+    lock = Field(Lock(spins=True))
     active_invalidate_ranges = Field(Bounded(0, 4), guarded_by="MmuNotifierSubscriptions.lock")
     invalidating = Field(Bool(), guarded_by="MmuNotifierSubscriptions.lock")
 
@@ -68,6 +76,8 @@ def mn_itree_inv_end(mm):
 def mn_itree_finish_deferred(interval_sub):
     """subscriptions->lock is held.  What was inserted or removed meanwhile."""
     if interval_sub.deferred:
+        if interval_sub.gone:
+            cover(AFTER_REMOVE)
         interval_sub.inserted = not interval_sub.inserted
         interval_sub.deferred = False
 
@@ -79,10 +89,17 @@ def mn_itree_invalidate(mm, start, end, blockable):
     if mn_itree_inv_start_range(mm, start, end):
         if interval_sub.gone:
             cover(AFTER_REMOVE)
-        if not interval_sub.invalidate(interval_sub.owner, start, end, blockable):
+        if not mn_call_invalidate(interval_sub, start, end, blockable):
             mn_itree_inv_end(mm)
             return False
     return True
+
+
+def mn_call_invalidate(interval_sub, start, end, blockable):
+    if blockable:
+        return interval_sub.invalidate(interval_sub.owner, start, end, True)
+    with non_block("mmu_notifier_range_blockable() is false"):
+        return interval_sub.invalidate(interval_sub.owner, start, end, False)
 
 
 def mmu_interval_set_seq(interval_sub):
@@ -137,6 +154,7 @@ def mmu_interval_notifier_insert(interval_sub):
 def mmu_interval_notifier_remove(interval_sub):
     """When this returns nobody is inside invalidate(), and nobody will be.  The caller holds no
     lock that invalidate() takes."""
+    might_sleep()
     subscriptions = interval_sub.subscriptions
     waits = False
     with spin_lock(subscriptions.lock):
@@ -149,5 +167,14 @@ def mmu_interval_notifier_remove(interval_sub):
             interval_sub.deferred = True
             waits = True
     if waits:
-        wait_until(not interval_sub.deferred)
+        wait_until(not subscriptions.invalidating or not interval_sub.deferred)
+        if feature.interval_remove_takes_lock:
+            mmu_interval_seq_released(subscriptions)
     interval_sub.gone = True
+
+
+def mmu_interval_seq_released(subscriptions):
+    """Whoever made the sequence even may not be through with the deferred list.  Since commit
+    319561669a59 ("mm/mmu_notifier.c: fix race in mmu_interval_notifier_remove()") in v5.18."""
+    with spin_lock(subscriptions.lock):
+        return

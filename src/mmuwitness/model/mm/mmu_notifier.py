@@ -12,7 +12,7 @@ from typing import Any
 
 from mmuwitness.model.mm.mm_types import Pte
 from mmuwitness.model.mm.mmu_interval_notifier import mn_itree_inv_end, mn_itree_invalidate
-from mmuwitness.model.primitives import feature
+from mmuwitness.model.primitives import feature, might_sleep, non_block
 
 Callback = Callable[..., Any] | None
 
@@ -66,11 +66,19 @@ def mn_hlist_invalidate_range_start(mm, start, end, blockable):
     agreed = True
     for subscription in mm.notifier_subscriptions:
         if subscription.invalidate_range_start is not None:
-            if not subscription.invalidate_range_start(subscription.owner, start, end, blockable):
+            if not mn_call_start(subscription, start, end, blockable):
                 agreed = False
     if not agreed and feature.nonblock_start_paired:
         mn_hlist_invalidate_end(mm, start, end)
     return agreed
+
+
+def mn_call_start(subscription, start, end, blockable):
+    if blockable:
+        might_sleep()
+        return subscription.invalidate_range_start(subscription.owner, start, end, True)
+    with non_block("non_block_start() to non_block_end(): the oom reaper must make progress"):
+        return subscription.invalidate_range_start(subscription.owner, start, end, False)
 
 
 def mn_hlist_invalidate_end(mm, start, end):
