@@ -54,7 +54,8 @@ class Bug:
     mended: str
 
 
-RMAP_WALKS = ("cow_migrate", "cow_reclaim", "reclaim", "reclaim_one", "migrate", "migrate_one")
+RMAP_WALKS = ("cow_migrate", "cow_reclaim", "reclaim", "reclaim_one", "migrate", "migrate_one",
+              "exit_reclaim")  # fmt: skip
 ALONE = "change_pte wants its window to be the only one"
 
 BUGS = {
@@ -96,6 +97,16 @@ BUGS = {
         since="v3.11",
         until="v6.4",
         mended="+change_pte_skips_invalid_slot",
+    ),
+    "H4": Bug(
+        "When an mm exits, KVM leaves the list of subscribers before it drops its SPTEs: commit"
+        " 3ad3d901bbcf in v3.6.",
+        claims="I1 I4",
+        arches=("x86-shadow",),
+        scenarios=("exit_reclaim",),
+        since="v2.6.32",
+        until="v3.6",
+        mended="+release_before_unlink",
     ),
     "M1": Bug(
         "remove() returns while the last window still works off the list that the subscription is"

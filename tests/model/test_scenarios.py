@@ -73,9 +73,10 @@ def test_processes_have_names_of_their_own(name: str) -> None:
     host = host_of(name)
     names = [process.name for process in host.processes]
     assert len(set(names)) == len(names)
-    assert names[: len(host.vcpus)] == [f"vcpu{n}" for n in range(len(host.vcpus))]
-    two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed")
-    assert len(names) == len(host.vcpus) + (2 if name in two or host.devices else 1)
+    running = 0 if host.mm.exits else len(host.vcpus)
+    assert names[:running] == [f"vcpu{n}" for n in range(running)]
+    two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed", "exit_reclaim")
+    assert len(names) == running + (2 if name in two or host.devices else 1)
 
 
 @each_scenario
@@ -192,6 +193,10 @@ def never_reaped(host):
     return host.mm.pte[0].present
 
 
+def never_released(host):
+    return host.mm.hashed[0]
+
+
 BY_DEVICE = (never_read_by_device, never_written_by_device)
 MERGES = (never_merged, never_of_its_own, never_replaced)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
@@ -222,6 +227,7 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "hmm_ksm": (*MERGES, *BY_DEVICE),
     "hmm_open": (never_none, never_replaced, never_deferred, *BY_DEVICE),
     "hmm_guest": (never_none, never_replaced, *BY_DEVICE),
+    "exit_reclaim": (never_swapped_out, never_none, never_released),
     "oom_reap": (never_reaped,),
     "oom_hmm": (never_reaped, *BY_DEVICE),
 }
@@ -249,7 +255,9 @@ def test_every_scenario_is_about_something() -> None:
 )
 def test_what_it_is_about_happens(name: str, arch: str) -> None:
     host = host_of(name)
-    guest = (never_read, never_written)[: 1 + (host.kvm.written_gfns > 0)] if host.vcpus else ()
+    guest = (never_read, never_written)[: 1 + (host.kvm.written_gfns > 0)]
+    if not host.vcpus or host.mm.exits:
+        guest = ()
     wanted = (*HAPPENS[name], *guest)
     assert happened(name, "v6.1", arch, *wanted) == {p.__name__ for p in wanted}
 

@@ -21,6 +21,7 @@ from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_invalidate_page,
     kvm_mmu_notifier_invalidate_range_end,
     kvm_mmu_notifier_invalidate_range_start,
+    kvm_mmu_notifier_release,
 )
 from mmuwitness.model.mm.mm_types import MM, Page, Pte
 from mmuwitness.model.mm.mmu_interval_notifier import MmuIntervalNotifier, MmuNotifierSubscriptions
@@ -50,6 +51,7 @@ class Host:
     updates_memslots: somebody deletes the first one.  gfns_per_table: 2 if neighbouring gfns share
     their last-level table page, 1 if each has its own.
     read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
+    exits: the process has exited: its vCPUs do not run, its mm is being torn down.
     zaps_reschedule: a zap of several gfns lets others run in between, where it may block.
     vcpus: 0 is no VM at all, and KVM does not subscribe.
     """
@@ -72,6 +74,7 @@ class Host:
         host_thread: bool = False,
         defers_flushes: bool = False,
         zaps_reschedule: bool = False,
+        exits: bool = False,
     ) -> None:
         self.era, self.arch = era, arch
         self.features_read: set[str] = set()
@@ -88,6 +91,7 @@ class Host:
             host_thread=host_thread,
             defers_flushes=defers_flushes,
             interval_sub=None,
+            exits=exits,
         )[0]
         slots = self.world.add(Memslot, memslots, npages=slot_pages // memslots)
         for number, slot in enumerate(slots):
@@ -110,6 +114,8 @@ class Host:
         self.vcpus = self.world.add(VCPU, vcpus, kvm=self.kvm) if vcpus else []
         self.kvm.vcpus = self.vcpus
         self.mm.notifier_subscriptions = [self.kvm_notifier()] if vcpus else []
+        for number in range(len(self.mm.notifier_subscriptions)):
+            self.mm.hashed[number] = True
         self.devices: list[Any] = []
         self.processes: Sequence[Any] = ()
         self.claims: Sequence[Any] = ()
@@ -131,6 +137,7 @@ class Host:
             kvm_mmu_notifier_invalidate_range_end,
             kvm_mmu_notifier_invalidate_page if page else None,
             kvm_mmu_notifier_change_pte if change_pte else None,
+            kvm_mmu_notifier_release,
         )
 
     def add_device(self, struct: type[Struct], invalidate: Callable[..., Any]) -> Any:

@@ -1,6 +1,6 @@
 """The primary MMU: mm/, kernel/events/uprobes.c."""
 
-from mmuwitness.model.features.feature import PATCH, SOURCE, Feature
+from mmuwitness.model.features.feature import MEMORY, PATCH, SOURCE, Feature
 
 # fmt: off
 MM: tuple[Feature, ...] = (
@@ -38,6 +38,16 @@ MM: tuple[Feature, ...] = (
             until_subject="mm: convert try_to_unmap_one() to use page_vma_mapped_walk()",
             source=PATCH,
             note="rmap walks call invalidate_page after ptl is dropped, not under it"),
+    Feature("release_before_unlink", "3ad3d901bbcf",
+            "mm: mmu_notifier: fix freed page still mapped in secondary MMU",
+            since="v3.6", until="v3.9", until_commit="751efd8610d3",
+            until_subject="mmu_notifier_unregister NULL Pointer deref and multiple ->release() "
+            "callouts", source=MEMORY,
+            note="when an mm exits a subscriber is released before it leaves the list"),
+    Feature("release_before_unlink", "d34883d4e35c",
+            "mm: mmu_notifier: re-fix freed page still mapped in secondary MMU",
+            since="v3.10", source=PATCH,
+            note="again"),
     Feature("callbacks_may_sleep", "21a92735f660",
             "mm: mmu_notifier: have mmu_notifiers use a global SRCU so they may safely schedule",
             since="v3.7", source=PATCH,

@@ -179,6 +179,14 @@ def kvm_mmu_notifier_invalidate_range_end(kvm, start, end):
             kvm.mn_active_invalidate_count -= 1
 
 
+def kvm_mmu_notifier_release(kvm):
+    """kvm_flush_shadow_all(): no vCPU runs, and none will."""
+    idx = srcu_read_lock(kvm)
+    for slot in kvm.memslots:
+        kvm.arch.kvm_arch_flush_shadow_memslot(kvm, slot)
+    srcu_read_unlock(kvm, idx)
+
+
 def kvm_mmu_invalidate_page_begin(kvm, range):
     kvm.mmu_invalidate_seq.bump()
 

@@ -43,7 +43,7 @@ class MM(Struct):
     Wired: pages (all pages), addresses (range of hvas, in pages), notifier_subscriptions,
     interval_sub (the interval subscription, or None), nr_mergeable (ksmd scans the first so many
     addresses), host_thread (True if a thread of the VMM uses the TLB), defers_flushes (True if
-    somebody flushes it later than it changes PTEs).
+    somebody flushes it later than it changes PTEs), exits (True if its last user has gone).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else.
@@ -55,6 +55,7 @@ class MM(Struct):
     tlb = Field(Pte, array="addresses")
     swap = Field(Bounded(0, 1), array="addresses")
     tlb_flush_pending = Field(Bounded(0, 2))
+    hashed = Field(Bool(), array=2)
     open_windows = Field(Bounded(0, 3), array="addresses", ghost=True)
     invalidating = Field(Bounded(0, 4), ghost=True)
     written = Field(Bounded(0, 2), array="addresses", ghost=True)

@@ -1,7 +1,8 @@
 """mm/mmu_notifier.c, include/linux/mmu_notifier.h: subscriptions and their callbacks.
 
-`mm.notifier_subscriptions` is fixed when the host is wired; a subscriber's operation that its
-kernel does not have is None.
+`mm.notifier_subscriptions` is fixed when the host is wired; where the mm exits, `mm.hashed` says
+which of them are on the list still.  A subscriber's operation that its kernel does not have is
+None.
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ class MmuNotifier:
     invalidate_range_end: Callback
     invalidate_page: Callback
     change_pte: Callback
+    release: Callback = None
+    number: int = 0
+
+
+def is_hashed(mm, subscription):
+    """A walk of the list comes to it."""
+    return not mm.exits or mm.hashed[subscription.number]
 
 
 def mmu_notifier_invalidate_range_start(mm, start, end):
@@ -65,7 +73,7 @@ def mn_hlist_invalidate_range_start(mm, start, end, blockable):
     ensure range_end() is paired with range_start()") in v5.12 those who agreed are told then."""
     agreed = True
     for subscription in mm.notifier_subscriptions:
-        if subscription.invalidate_range_start is not None:
+        if subscription.invalidate_range_start is not None and is_hashed(mm, subscription):
             if not mn_call_start(subscription, start, end, blockable):
                 agreed = False
     if not agreed and feature.nonblock_start_paired:
@@ -83,7 +91,7 @@ def mn_call_start(subscription, start, end, blockable):
 
 def mn_hlist_invalidate_end(mm, start, end):
     for subscription in mm.notifier_subscriptions:
-        if subscription.invalidate_range_end is not None:
+        if subscription.invalidate_range_end is not None and is_hashed(mm, subscription):
             subscription.invalidate_range_end(subscription.owner, start, end)
 
 
@@ -100,8 +108,22 @@ def mmu_notifier_invalidate_range_end(mm, start, end):
 def mmu_notifier_invalidate_page(mm, addr):
     """Until commit 5f32b265400d ("mm/mmu_notifier: kill invalidate_page") in v4.13."""
     for subscription in mm.notifier_subscriptions:
-        if subscription.invalidate_page is not None:
+        if subscription.invalidate_page is not None and is_hashed(mm, subscription):
             subscription.invalidate_page(subscription.owner, addr)
+
+
+def mmu_notifier_release(mm):
+    """exit_mmap() begins: nobody runs in the mm any more, but reclaim and compaction still come to
+    its pages.  Since commit 3ad3d901bbcf ("mm: mmu_notifier: fix freed page still mapped in
+    secondary MMU") in v3.6 a subscriber stays on the list until it has dropped everything.  (Not
+    so in v3.9.  The wait for walkers, and unregistering meanwhile, are not modelled.)"""
+    for subscription in mm.notifier_subscriptions:
+        if feature.release_before_unlink:
+            subscription.release(subscription.owner)
+            mm.hashed[subscription.number] = False
+        else:
+            mm.hashed[subscription.number] = False
+            subscription.release(subscription.owner)
 
 
 def mmu_notifier_change_pte(mm, addr, pte):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mmuwitness.model.era import UnknownName
 from mmuwitness.model.scenarios.cow import COW
+from mmuwitness.model.scenarios.exit import EXIT
 from mmuwitness.model.scenarios.hmm import HMM
 from mmuwitness.model.scenarios.ksm import KSM
 from mmuwitness.model.scenarios.memslots import MEMSLOTS
@@ -16,7 +17,7 @@ from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.model.scenarios.uprobes import UPROBES
 from mmuwitness.model.scenarios.zap import ZAP
 
-TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, HMM, OOM)
+TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, HMM, OOM, EXIT)
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}
 

@@ -58,7 +58,8 @@ class Scenario:
         """A fresh host with its processes, and with the `always` claims or without any."""
         host = Host(era.with_change(*self.changes), arch, **self.sizes)
         self.setup(host)
-        guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in host.vcpus]
+        running = [] if host.mm.exits else host.vcpus
+        guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in running]
         host.processes = [*guests, *self.actors(host)]
         host.claims = always_claims() if claims else []
         host.overrides.update(self.overrides)
