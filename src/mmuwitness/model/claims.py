@@ -14,14 +14,27 @@ from mmuwitness.model.era import UnknownName
 from mmuwitness.model.kvm import kvm_main
 from mmuwitness.model.kvm.kvm_host import GONE
 from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
-from mmuwitness.model.mm.mm_types import UNKNOWN
+from mmuwitness.model.mm.mm_types import UNKNOWN, vma_allows
 from mmuwitness.model.primitives import feature
+
+
+def everywhere(host: Any) -> bool:
+    return True
+
+
+def changes_vmas_under_threads(host: Any) -> bool:
+    return bool(host.mm.changes_vmas and host.mm.host_thread)
+
+
+def defers_host_flushes(host: Any) -> bool:
+    return bool(host.mm.defers_flushes and host.mm.host_thread)
 
 
 @dataclass(frozen=True)
 class Claim:
     """kind: "always" (function is a predicate of the host), "sometimes" or "never" (mark is the
-    text of a `cover`).  number: as in the invariants' list (I1 ...), or ""."""
+    text of a `cover`).  number: as in the invariants' list (I1 ...), or "".  where: of which hosts
+    it is asked; elsewhere it would only keep its locks in the program."""
 
     name: str
     kind: str
@@ -30,21 +43,27 @@ class Claim:
     function: Callable[..., Any] | None = None
     locks: tuple[str, ...] = ()
     mark: str = ""
+    where: Callable[[Any], bool] = everywhere
 
     def needs(self, host: Any) -> list[tuple[Any, str]]:
         """The locks that must be free for the claim to be read, as (object, field)."""
-        owner = {"ptl": host.mm, "mmu_lock": host.kvm, "mn_invalidate_lock": host.kvm}
+        owner = {
+            **{lock: host.mm for lock in ("ptl", "mmap_lock")},
+            **{lock: host.kvm for lock in ("mmu_lock", "mn_invalidate_lock")},
+        }
         return [(owner[lock], lock) for lock in self.locks]
 
 
 CLAIMS: dict[str, Claim] = {}
 
 
-def always(number: str, *locks: str) -> Callable[[Any], Any]:
+def always(
+    number: str, *locks: str, where: Callable[[Any], bool] = everywhere
+) -> Callable[[Any], Any]:
     def register(function: Any) -> Any:
         text = " ".join((function.__doc__ or "").split())
         CLAIMS[function.__name__] = Claim(
-            function.__name__, "always", text, number, function, locks
+            function.__name__, "always", text, number, function, locks, where=where
         )
         return function
 
@@ -55,8 +74,9 @@ def reach(kind: str, name: str, mark: str, text: str) -> None:
     CLAIMS[name] = Claim(name, kind, text, mark=mark)
 
 
-def always_claims() -> list[Claim]:
-    return [claim for claim in CLAIMS.values() if claim.kind == "always"]
+def always_claims(host: Any) -> list[Claim]:
+    """What is claimed of a host in every state."""
+    return [claim for claim in CLAIMS.values() if claim.kind == "always" and claim.where(host)]
 
 
 def find_claims(names: Iterable[str]) -> list[Claim]:
@@ -119,6 +139,18 @@ def no_stale_tlb_entry(host: Any) -> Any:
     return True
 
 
+@always("I3h", "mmap_lock", where=changes_vmas_under_threads)
+def read_only_for_threads(host: Any) -> Any:
+    """Once mprotect() has made memory read-only, or mremap() has moved it away, no TLB of the host
+    lets a thread of the VMM write to it there."""
+    mm = host.mm
+    for addr in mm.addresses:
+        entry = mm.tlb[addr]
+        if entry.present and entry.write and not vma_allows(mm, addr, True):
+            return False
+    return True
+
+
 @always("I4")
 def freed_page_unmapped(host: Any) -> Any:
     """A page that is free is mapped by no SPTE and by no vCPU's TLB."""
@@ -131,6 +163,17 @@ def freed_page_unmapped(host: Any) -> Any:
             entry = vcpu.tlb[gfn]
             if entry.present and entry.page.refcount == 0:
                 return False
+    return True
+
+
+@always("I4h", where=defers_host_flushes)
+def freed_page_not_in_host_tlb(host: Any) -> Any:
+    """Where flushes are deferred, a page that is free is in no TLB of the host."""
+    mm = host.mm
+    for addr in mm.addresses:
+        entry = mm.tlb[addr]
+        if entry.present and entry.page.refcount == 0:
+            return False
     return True
 
 

@@ -22,7 +22,7 @@ from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_invalidate_range_end,
     kvm_mmu_notifier_invalidate_range_start,
 )
-from mmuwitness.model.mm.mm_types import MM, Page, Pte
+from mmuwitness.model.mm.mm_types import MM, VM_WRITE, Page, Pte
 from mmuwitness.model.mm.mmu_notifier import MmuNotifier
 from mmuwitness.model.state import World
 
@@ -68,6 +68,7 @@ class Host:
         mergeable: int = 1,
         host_thread: bool = False,
         defers_flushes: bool = False,
+        changes_vmas: bool = False,
     ) -> None:
         self.era, self.arch = era, arch
         self.features_read: set[str] = set()
@@ -83,7 +84,10 @@ class Host:
             nr_mergeable=mergeable,
             host_thread=host_thread,
             defers_flushes=defers_flushes,
+            changes_vmas=changes_vmas,
         )[0]
+        for addr in self.mm.addresses:
+            self.mm.vm_flags[addr] = VM_WRITE
         slots = self.world.add(Memslot, memslots, npages=slot_pages // memslots)
         for number, slot in enumerate(slots):
             slot.id = number

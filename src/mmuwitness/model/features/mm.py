@@ -1,6 +1,6 @@
 """The primary MMU: mm/, kernel/events/uprobes.c."""
 
-from mmuwitness.model.features.feature import PATCH, SOURCE, Feature
+from mmuwitness.model.features.feature import MEMORY, PATCH, SOURCE, Feature
 
 # fmt: off
 MM: tuple[Feature, ...] = (
@@ -45,6 +45,14 @@ MM: tuple[Feature, ...] = (
     Feature("rmap_walk_bracketed", "369ea8242c0f",
             "mm/rmap: update to new mmu_notifier semantic v2", since="v4.13", source=SOURCE,
             note="try_to_unmap_one is inside invalidate_range_start/end"),
+    Feature("protection_window_lazy", "a5338093bfb4",
+            "mm: move mmu notifier call from change_protection to change_pmd_range",
+            since="v3.15", source=PATCH,
+            note="change_protection opens its window at the first populated entry, if there is one"),
+    Feature("numa_skips_pinned", "80d47f5de5e3",
+            "mm: don't try to NUMA-migrate COW pages that have other users",
+            since="v5.17", source=MEMORY,
+            note="NUMA balancing leaves a page with other references accessible"),
     Feature("invalidate_range_op", "0f0a327fa12c",
             "mmu_notifier: add the callback for mmu_notifier_invalidate_range()",
             since="v3.19", until="v6.6", until_commit="1af5a8109904",

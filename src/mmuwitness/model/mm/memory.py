@@ -11,8 +11,10 @@ from mmuwitness.model.mm.mm_types import (
     get_page,
     load,
     pte_none,
+    pte_present,
     put_page,
     store,
+    vma_allows,
 )
 from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
@@ -36,6 +38,9 @@ from mmuwitness.model.primitives import (
 
 def handle_mm_fault(mm, addr, write, unshare=False):
     """mmap_lock is held.  The PTE is read without ptl and compared again under it."""
+    if not vma_allows(mm, addr, write):
+        # VM_FAULT_SIGSEGV: -EFAULT for the VMM, whose guest tries again
+        return
     pte = mm.pte[addr]
     if pte_none(pte):
         do_anonymous_page(mm, addr)
@@ -43,6 +48,8 @@ def handle_mm_fault(mm, addr, write, unshare=False):
         migration_entry_wait(mm, addr)
     elif pte.swap:
         do_swap_page(mm, addr, pte)
+    elif pte.protnone:
+        do_numa_page(mm, addr, pte)
     elif write or unshare:
         lock(mm.ptl)
         if mm.pte[addr] == pte and not pte.write:
@@ -57,7 +64,8 @@ def install_page(mm, addr, page, expected):
         if mm.pte[addr] == expected:
             page_add_new_anon_rmap(page, addr)
             lru_cache_add(page)
-            mm.pte[addr] = Pte(present=True, write=True, dirty=True, page=page)
+            write = vma_allows(mm, addr, True)
+            mm.pte[addr] = Pte(present=True, write=write, dirty=write, page=page)
             return
     put_page(page)
 
@@ -80,6 +88,14 @@ def do_swap_page(mm, addr, pte):
     if page is not None:
         page.content = mm.swap[addr]
         install_page(mm, addr, page, pte)
+
+
+def do_numa_page(mm, addr, pte):
+    """A NUMA hinting fault: the page is accessible again.  No notifier: nothing could be mapped.
+    (That the page may be moved to another node first is migration, in scenarios of its own.)"""
+    with spin_lock(mm.ptl):
+        if mm.pte[addr] == pte:
+            mm.pte[addr] = pte.replace(present=True, protnone=False)
 
 
 def do_wp_page(mm, addr, pte, unshare):
@@ -147,7 +163,7 @@ def zap_page_range_single(mm, addr):
 def zap_pte_range(mm, addr):
     with spin_lock(mm.ptl):
         pte = mm.pte[addr]
-        if pte.present:
+        if pte_present(pte):
             mm.pte[addr] = Pte()
             mm.written[addr] = UNKNOWN
             page_remove_rmap(pte.page, addr)

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from mmuwitness.model.primitives import atomic, bug_on
-from mmuwitness.model.state import Bool, Bounded, Field, Lock, Ref, RwLock, Struct, Value
+from mmuwitness.model.state import (
+    Bool,
+    Bounded,
+    Field,
+    Lock,
+    Ref,
+    RwLock,
+    Struct,
+    Value,
+)
 
 UNKNOWN = 2
 """`MM.written` of an address whose content nobody may rely on (it is being dropped)."""
 
+NO_VMA, VM_READ, VM_WRITE = 0, 1, 2
+"""`MM.vm_flags` of an address: in no VMA; in one that may be read; in one that may be written."""
+
 
 class Pte(Value):
-    """A PTE of the primary MMU: none, present, a migration entry (it remembers whether the page was
-    writable) or a swap entry (with its page as long as that is in the swap cache)."""
+    """A PTE of the primary MMU: none, present, PROT_NONE (the page is there, no access walks it; it
+    remembers what was allowed), a migration entry (it remembers whether the page was writable) or a
+    swap entry (with its page as long as that is in the swap cache)."""
 
     present = Bool()
+    protnone = Bool()
     write = Bool()
     dirty = Bool()
     migration = Bool()
@@ -25,12 +39,15 @@ class Page(Struct):
     """struct page / struct folio.  A page whose refcount is 0 is free.
 
     content is one bit, enough to tell equal pages from different ones.  rmap[a]: a walk of the
-    reverse mapping comes to address a (for a KSM page: its stable node lists a's rmap_item).
+    reverse mapping comes to address a (for a KSM page: its stable node lists a's rmap_item); it
+    knows one mm, so nobody walks it where there is a child.  pincount: references of those who
+    write without a PTE (FOLL_PIN), counted in refcount, too.
     """
 
     content = Field(Bounded(0, 1))
     refcount = Field(Bounded(0, 7))
     mapcount = Field(Bounded(0, 3))
+    pincount = Field(Bounded(0, 1))
     ksm = Field(Bool())
     lru = Field(Bool())
     rmap = Field(Bool(), array="addresses")
@@ -42,7 +59,8 @@ class MM(Struct):
 
     Wired: pages (all pages), addresses (range of hvas, in pages), notifier_subscriptions,
     nr_mergeable (ksmd scans the first so many addresses), host_thread (True if a thread of the
-    VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs).
+    VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs),
+    changes_vmas (False if all addresses stay in a VMA that may be written).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else.
@@ -53,6 +71,7 @@ class MM(Struct):
     pte = Field(Pte, array="addresses", guarded_by="MM.ptl")
     tlb = Field(Pte, array="addresses")
     swap = Field(Bounded(0, 1), array="addresses")
+    vm_flags = Field(Bounded(NO_VMA, VM_WRITE), array="addresses", guarded_by="MM.mmap_lock")
     tlb_flush_pending = Field(Bounded(0, 2))
     open_windows = Field(Bounded(0, 3), array="addresses", ghost=True)
     invalidating = Field(Bounded(0, 4), ghost=True)
@@ -61,7 +80,17 @@ class MM(Struct):
 
 
 def pte_none(pte):
-    return not pte.present and not pte.migration and not pte.swap
+    return not pte_present(pte) and not pte.migration and not pte.swap
+
+
+def pte_present(pte):
+    """There is a page, be it accessible or not."""
+    return pte.present or pte.protnone
+
+
+def vma_allows(mm, addr, write):
+    """mmap_lock is held, or else the answer may be old."""
+    return not mm.changes_vmas or mm.vm_flags[addr] >= (VM_WRITE if write else VM_READ)
 
 
 def get_page(page):

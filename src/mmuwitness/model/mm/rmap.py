@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.mm.mm_types import Pte, get_page, put_page
+from mmuwitness.model.mm.mm_types import Pte, get_page, pte_present, put_page
 from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_page,
     mmu_notifier_invalidate_range_end,
@@ -39,7 +39,7 @@ def lru_cache_add(page):
 def page_vma_mapped_walk(mm, addr, page, sync):
     """The PTE is peeked at without ptl and skipped if it is not present; with PVMW_SYNC the lock
     is taken in any case.  True: worth taking ptl."""
-    return sync or mm.pte[addr].present
+    return sync or pte_present(mm.pte[addr])
 
 
 def try_to_unmap_one(mm, addr, page, sync, entry):
@@ -52,7 +52,7 @@ def try_to_unmap_one(mm, addr, page, sync, entry):
     if page_vma_mapped_walk(mm, addr, page, sync):
         with spin_lock(mm.ptl):
             pte = mm.pte[addr]
-            if pte.present and pte.page is page:
+            if pte_present(pte) and pte.page is page:
                 ptep_clear_flush(mm, addr)
                 if not bracketed and not feature.invalidate_page_after_ptl:
                     mmu_notifier_invalidate_page(mm, addr)

@@ -50,7 +50,7 @@ class Scenario:
         self.setup(host)
         guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in host.vcpus]
         host.processes = [*guests, *self.actors(host)]
-        host.claims = always_claims() if claims else []
+        host.claims = always_claims(host) if claims else []
         host.overrides.update(self.overrides)
         return host
 
