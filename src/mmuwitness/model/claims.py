@@ -30,6 +30,10 @@ def defers_host_flushes(host: Any) -> bool:
     return bool(host.mm.defers_flushes and host.mm.host_thread)
 
 
+def has_child(host: Any) -> bool:
+    return bool(host.children)
+
+
 @dataclass(frozen=True)
 class Claim:
     """kind: "always" (function is a predicate of the host), "sometimes" or "never" (mark is the
@@ -48,10 +52,12 @@ class Claim:
     def needs(self, host: Any) -> list[tuple[Any, str]]:
         """The locks that must be free for the claim to be read, as (object, field)."""
         owner = {
-            **{lock: host.mm for lock in ("ptl", "mmap_lock")},
-            **{lock: host.kvm for lock in ("mmu_lock", "mn_invalidate_lock")},
+            "ptl": [host.mm],
+            "mmap_lock": [host.mm, *host.children],
+            "mmu_lock": [host.kvm],
+            "mn_invalidate_lock": [host.kvm],
         }
-        return [(owner[lock], lock) for lock in self.locks]
+        return [(each, lock) for lock in self.locks for each in owner[lock]]
 
 
 CLAIMS: dict[str, Claim] = {}
@@ -203,6 +209,22 @@ def no_lost_write(host: Any) -> Any:
         pte = mm.pte[addr]
         if pte.present and mm.written[addr] != UNKNOWN and pte.page.content != mm.written[addr]:
             return False
+    return True
+
+
+@always("I6c", "mmap_lock", where=has_child)
+def child_has_its_own(host: Any) -> Any:
+    """What a child reads, and what it has put into a pipe, was there when it was forked, or the
+    child wrote it: nothing that its parent wrote later."""
+    for child in host.children:
+        if child.stale_load:
+            return False
+        if child.spliced is not None and child.spliced.content != child.spliced_content:
+            return False
+        for addr in child.addresses:
+            pte = child.pte[addr]
+            if pte.present and pte.page.content != child.written[addr]:
+                return False
     return True
 
 

@@ -22,7 +22,7 @@ from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_invalidate_range_end,
     kvm_mmu_notifier_invalidate_range_start,
 )
-from mmuwitness.model.mm.mm_types import MM, VM_WRITE, Page, Pte
+from mmuwitness.model.mm.mm_types import MM, VM_WRITE, Page, Pte, Seqcount
 from mmuwitness.model.mm.mmu_notifier import MmuNotifier
 from mmuwitness.model.state import World
 
@@ -45,7 +45,7 @@ def find_arch(name: str) -> Arch:
 class Host:
     """What a scenario's processes run on.
 
-    addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts.
+    forks: there is a child.  addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts.
     updates_memslots: somebody deletes the first one.  gfns_per_table: 2 if neighbouring gfns share
     their last-level table page, 1 if each has its own.
     read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
@@ -69,14 +69,16 @@ class Host:
         host_thread: bool = False,
         defers_flushes: bool = False,
         changes_vmas: bool = False,
+        forks: bool = False,
     ) -> None:
         self.era, self.arch = era, arch
         self.features_read: set[str] = set()
         tables = -(-slot_pages // gfns_per_table)
         self.world = World(pages=pages, addresses=addresses, gfns=slot_pages, tables=tables)
         self.pages = self.world.add(Page, pages)
-        self.mm = self.world.add(
+        self.mm, *self.children = self.world.add(
             MM,
+            2 if forks else 1,
             pages=self.pages,
             nr_pages=pages,
             addresses=range(addresses),
@@ -85,7 +87,11 @@ class Host:
             host_thread=host_thread,
             defers_flushes=defers_flushes,
             changes_vmas=changes_vmas,
-        )[0]
+            forks=forks,
+        )
+        for child in self.children:
+            child.host_thread, child.notifier_subscriptions = True, []
+            self.mm.write_protect_seq = self.world.add(Seqcount)[0]
         for addr in self.mm.addresses:
             self.mm.vm_flags[addr] = VM_WRITE
         slots = self.world.add(Memslot, memslots, npages=slot_pages // memslots)

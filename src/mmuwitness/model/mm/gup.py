@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mmuwitness.model.mm.memory import handle_mm_fault
-from mmuwitness.model.mm.mm_types import get_page
-from mmuwitness.model.primitives import atomic, read_lock, spin_lock
+from mmuwitness.model.mm.mm_types import get_page, put_page, store
+from mmuwitness.model.primitives import atomic, feature, read_lock, spin_lock
 
 
 def get_user_page_fast_only(mm, addr, write):
@@ -30,9 +30,58 @@ def follow_page(mm, addr, write):
 def get_user_pages_unlocked(mm, addr, write):
     """Look, fault, and look again.  None after one fault that did not help (out of memory, or
     somebody was faster): the caller's guest faults again."""
+    if mm.forks and feature.gup_breaks_cow:
+        # a reader wants a page that nobody shares, too
+        write = True
     with read_lock(mm.mmap_lock):
         page = follow_page(mm, addr, write)
         if page is None:
             handle_mm_fault(mm, addr, write)
             page = follow_page(mm, addr, write)
         return page
+
+
+def pin_user_pages_fast(mm, addr):
+    """FOLL_PIN | FOLL_WRITE: a page that a device writes to, or None where that takes mmap_lock."""
+    if not feature.fork_write_protect_seq:
+        return try_grab_page(mm, addr)
+    with atomic("raw_read_seqcount: one word"):
+        odd = mm.write_protect_seq.odd
+        seq = mm.write_protect_seq.sequence.snapshot()
+    if odd:
+        return None
+    page = try_grab_page(mm, addr)
+    if page is not None and mm.write_protect_seq.sequence != seq:
+        unpin_user_page(page)
+        return None
+    return page
+
+
+def try_grab_page(mm, addr):
+    with atomic("IRQs are off, and the PTE is read again once the page is pinned"):
+        pte = mm.pte[addr]
+        if pte.present and pte.write and pte.page.pincount == 0:
+            get_page(pte.page)
+            pte.page.pincount += 1
+            return pte.page
+    return None
+
+
+def unpin_user_page(page):
+    with atomic("a pin is a reference, counted in the same word"):
+        page.pincount -= 1
+        put_page(page)
+
+
+def vfio_dma(mm):
+    """drivers/vfio: a device that writes to guest memory, any number of times.  Where the fast way
+    finds nothing there is a write fault, and another try."""
+    while True:
+        page = pin_user_pages_fast(mm, 0)
+        if page is None:
+            with read_lock(mm.mmap_lock):
+                handle_mm_fault(mm, 0, True)
+        else:
+            with atomic("one write of a device"):
+                store(mm, page, 0)
+            unpin_user_page(page)

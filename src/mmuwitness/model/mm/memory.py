@@ -22,7 +22,12 @@ from mmuwitness.model.mm.mmu_notifier import (
     ptep_clear_flush,
     set_pte_at_notify,
 )
-from mmuwitness.model.mm.rmap import lru_cache_add, page_add_new_anon_rmap, page_remove_rmap
+from mmuwitness.model.mm.rmap import (
+    lru_cache_add,
+    page_add_anon_rmap,
+    page_add_new_anon_rmap,
+    page_remove_rmap,
+)
 from mmuwitness.model.primitives import (
     atomic,
     choose,
@@ -104,7 +109,7 @@ def do_wp_page(mm, addr, pte, unshare):
     reuse = False
     if not unshare and trylock(page.lock):
         # ksmd holds the page lock while it turns the page into a KSM page
-        reuse = not page.ksm and page.refcount == 1
+        reuse = not page.ksm and nobody_else_has(mm, page)
         unlock(page.lock)
     if reuse:
         wp_page_reuse(mm, addr, pte)
@@ -113,6 +118,15 @@ def do_wp_page(mm, addr, pte, unshare):
         get_page(page)
         unlock(mm.ptl)
         wp_page_copy(mm, addr, pte, unshare)
+
+
+def nobody_else_has(mm, page):
+    """Until commit 09854ba94c6a ("mm: do_wp_page() simplification") in v5.9 PTEs were counted, not
+    references.  It is asked so where there is a child; elsewhere references count on every kernel:
+    older ones copied less."""
+    if mm.forks and not feature.wp_counts_references:
+        return page.mapcount == 1
+    return page.refcount == 1
 
 
 def wp_page_reuse(mm, addr, pte):
@@ -169,6 +183,49 @@ def zap_pte_range(mm, addr):
             page_remove_rmap(pte.page, addr)
             return pte.page
     return None
+
+
+def copy_page_range(child, mm):
+    """Both mmap_locks are held for writing.  One window over the VMA; since commit 57efa1fe5957
+    ("mm/gup: prevent gup_fast from racing with COW during fork") in v5.11 it is a write section of
+    write_protect_seq, too (pairs with pin_user_pages_fast)."""
+    mmu_notifier_invalidate_range_start(mm, 0, mm.nr_addresses)
+    if feature.fork_write_protect_seq:
+        with atomic("raw_write_seqcount_begin: one word"):
+            mm.write_protect_seq.odd = True
+            mm.write_protect_seq.sequence.bump()
+    for addr in mm.addresses:
+        copy_present_pte(child, mm, addr)
+    if feature.fork_write_protect_seq:
+        with atomic("raw_write_seqcount_end: one word"):
+            mm.write_protect_seq.odd = False
+            mm.write_protect_seq.sequence.bump()
+    mmu_notifier_invalidate_range_end(mm, 0, mm.nr_addresses)
+
+
+def copy_present_pte(child, mm, addr):
+    """Both map the page read-only.  Since commit 70e806e4e645 ("mm: Do early cow for pinned pages
+    during fork() for ptes") in v5.9 a pinned one is copied for the child.  (Where there is a child
+    nobody swaps or migrates.)"""
+    with spin_lock(mm.ptl):
+        pte = mm.pte[addr]
+        if pte.present:
+            with spin_lock(child.ptl):
+                if feature.fork_copies_pinned and pte.page.pincount != 0:
+                    copy_present_page(child, pte, addr)
+                else:
+                    get_page(pte.page)
+                    page_add_anon_rmap(pte.page)
+                    mm.pte[addr] = pte.replace(write=False)
+                    child.pte[addr] = pte.replace(write=False)
+
+
+def copy_present_page(child, pte, addr):
+    """Without memory the kernel tries again; here the child goes without the page."""
+    new = copy_page(pte.page, child)
+    if new is not None:
+        page_add_anon_rmap(new)
+        child.pte[addr] = pte.replace(page=new)
 
 
 def madvise_dontneed(mm):

@@ -10,6 +10,7 @@ from mmuwitness.model.state import (
     Lock,
     Ref,
     RwLock,
+    Sequence,
     Struct,
     Value,
 )
@@ -54,16 +55,25 @@ class Page(Struct):
     lock = Field(Lock())
 
 
+class Seqcount(Struct):
+    """include/linux/seqlock.h: seqcount_t, one word, odd while somebody is in a write section."""
+
+    sequence = Field(Sequence())
+    odd = Field(Bool())
+
+
 class MM(Struct):
     """struct mm_struct: one page table, so one ptl; the TLB of the CPU that the VMM runs on.
 
     Wired: pages (all pages), addresses (range of hvas, in pages), notifier_subscriptions,
     nr_mergeable (ksmd scans the first so many addresses), host_thread (True if a thread of the
     VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs),
-    changes_vmas (False if all addresses stay in a VMA that may be written).
+    changes_vmas (False if all addresses stay in a VMA that may be written), forks (True of a parent
+    and its child), write_protect_seq (a seqcount_t, of a parent).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
-    store to address a wrote; stale_load, set when a load returned something else.
+    store to address a wrote; stale_load, set when a load returned something else; spliced, a page
+    that a child has put into a pipe, with what it held then.
     """
 
     mmap_lock = Field(RwLock())
@@ -77,6 +87,8 @@ class MM(Struct):
     invalidating = Field(Bounded(0, 4), ghost=True)
     written = Field(Bounded(0, 2), array="addresses", ghost=True)
     stale_load = Field(Bool(), ghost=True)
+    spliced = Field(Ref("Page"), ghost=True)
+    spliced_content = Field(Bounded(0, 1), ghost=True)
 
 
 def pte_none(pte):

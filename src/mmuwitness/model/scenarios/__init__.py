@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mmuwitness.model.era import UnknownName
 from mmuwitness.model.scenarios.cow import COW
+from mmuwitness.model.scenarios.fork import FORK
 from mmuwitness.model.scenarios.ksm import KSM
 from mmuwitness.model.scenarios.memslots import MEMSLOTS
 from mmuwitness.model.scenarios.mprotect import MPROTECT
@@ -15,7 +16,7 @@ from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.model.scenarios.uprobes import UPROBES
 from mmuwitness.model.scenarios.zap import ZAP
 
-TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, MPROTECT)
+TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, MPROTECT, FORK)
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}
 
