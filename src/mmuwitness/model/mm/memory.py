@@ -28,6 +28,12 @@ from mmuwitness.model.mm.rmap import (
     page_add_new_anon_rmap,
     page_remove_rmap,
 )
+from mmuwitness.model.mm.tlb import (
+    dec_tlb_flush_pending,
+    flush_tlb_batched_pending,
+    flush_tlb_range,
+    inc_tlb_flush_pending,
+)
 from mmuwitness.model.primitives import (
     atomic,
     choose,
@@ -85,14 +91,24 @@ def do_anonymous_page(mm, addr):
 
 
 def do_swap_page(mm, addr, pte):
-    """A page in the swap cache is locked by whoever reclaims it: wait until that is over."""
+    """A page in the swap cache is locked by whoever reclaims it: wait until that is over.
+
+    Of several who fault, one reads the slot, and nobody swaps out to it meanwhile.  Not from v4.15
+    to v6.7, where the device is synchronous (zram): what was read may be old when it is mapped,
+    and the PTE as it was."""
     if pte.page is not None:
         wait_until(mm.pte[addr] != pte)
+        return
+    exclusive = mm.swap_cache and feature.swapin_exclusive
+    if exclusive and not trylock(mm.swapcache):
+        # the caller faults again
         return
     page = alloc_page(mm)
     if page is not None:
         page.content = mm.swap[addr]
         install_page(mm, addr, page, pte)
+    if exclusive:
+        unlock(mm.swapcache)
 
 
 def do_numa_page(mm, addr, pte):
@@ -169,13 +185,13 @@ def zap_page_range_single(mm, addr):
         page = zap_pte_range(mm, addr)
         mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
         if page is not None:
-            if mm.host_thread:
-                mm.tlb[addr] = Pte()
+            flush_tlb_range(mm, addr, addr + 1)
             put_page(page)
 
 
 def zap_pte_range(mm, addr):
     with spin_lock(mm.ptl):
+        flush_tlb_batched_pending(mm)
         pte = mm.pte[addr]
         if pte_present(pte):
             mm.pte[addr] = Pte()
@@ -228,6 +244,21 @@ def copy_present_page(child, pte, addr):
         child.pte[addr] = pte.replace(page=new)
 
 
+def unmap_mapping_range(mm):
+    """A file is truncated, any number of times: its mappings are found without mmap_lock.  (Pages
+    are anonymous here; a fault after it finds a new page, as after the file has grown again.)"""
+    while True:
+        for addr in mm.addresses:
+            inc_tlb_flush_pending(mm)
+            mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
+            page = zap_pte_range(mm, addr)
+            mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
+            if page is not None:
+                flush_tlb_range(mm, addr, addr + 1)
+                put_page(page)
+            dec_tlb_flush_pending(mm)
+
+
 def madvise_dontneed(mm):
     """The VMM drops guest pages, any number of times (a balloon)."""
     while True:
@@ -249,6 +280,15 @@ def host_access(mm, addr, write):
             mm.tlb[addr] = pte
             return True
     return False
+
+
+def host_reader(mm):
+    """A thread of the VMM that reads guest memory; its TLB may let it write."""
+    while True:
+        addr = choose(mm.nr_addresses)
+        if not host_access(mm, addr, False):
+            with read_lock(mm.mmap_lock):
+                handle_mm_fault(mm, addr, False)
 
 
 def host_thread(mm):

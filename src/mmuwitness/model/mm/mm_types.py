@@ -68,7 +68,7 @@ class MM(Struct):
     Wired: pages (all pages), addresses (range of hvas, in pages), notifier_subscriptions,
     nr_mergeable (ksmd scans the first so many addresses), host_thread (True if a thread of the
     VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs),
-    changes_vmas (False if all addresses stay in a VMA that may be written), forks (True of a parent
+    swap_cache (True if several threads swap in: they meet there), changes_vmas (False if all addresses stay in a VMA that may be written), forks (True of a parent
     and its child), write_protect_seq (a seqcount_t, of a parent).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
@@ -81,8 +81,10 @@ class MM(Struct):
     pte = Field(Pte, array="addresses", guarded_by="MM.ptl")
     tlb = Field(Pte, array="addresses")
     swap = Field(Bounded(0, 1), array="addresses")
+    swapcache = Field(Lock())
     vm_flags = Field(Bounded(NO_VMA, VM_WRITE), array="addresses", guarded_by="MM.mmap_lock")
     tlb_flush_pending = Field(Bounded(0, 2))
+    tlb_flush_batched = Field(Bool(), guarded_by="MM.ptl")
     open_windows = Field(Bounded(0, 3), array="addresses", ghost=True)
     invalidating = Field(Bounded(0, 4), ghost=True)
     written = Field(Bounded(0, 2), array="addresses", ghost=True)

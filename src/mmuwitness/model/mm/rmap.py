@@ -9,7 +9,12 @@ from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_start,
     ptep_clear_flush,
 )
-from mmuwitness.model.primitives import atomic, choose, feature, spin_lock, trylock, unlock
+from mmuwitness.model.mm.tlb import (
+    set_tlb_ubc_flush_pending,
+    should_defer_flush,
+    try_to_unmap_flush,
+)
+from mmuwitness.model.primitives import atomic, choose, feature, lock, spin_lock, trylock, unlock
 
 
 def page_add_new_anon_rmap(page, addr):
@@ -53,7 +58,11 @@ def try_to_unmap_one(mm, addr, page, sync, entry):
         with spin_lock(mm.ptl):
             pte = mm.pte[addr]
             if pte_present(pte) and pte.page is page:
-                ptep_clear_flush(mm, addr)
+                if should_defer_flush(mm, entry):
+                    mm.pte[addr] = Pte()
+                    set_tlb_ubc_flush_pending(mm)
+                else:
+                    ptep_clear_flush(mm, addr)
                 if not bracketed and not feature.invalidate_page_after_ptl:
                     mmu_notifier_invalidate_page(mm, addr)
                 mm.pte[addr] = entry.replace(write=pte.write) if entry.migration else entry
@@ -91,13 +100,18 @@ def putback_lru_page(page):
 
 
 def pageout(mm, page):
-    """The page, unmapped, is written to its swap slot and leaves the swap cache."""
+    """The page, unmapped, is written to its swap slot and leaves the swap cache.  (The kernel takes
+    another slot while somebody reads this one.)"""
+    if mm.swap_cache:
+        lock(mm.swapcache)
     for addr in mm.addresses:
         with spin_lock(mm.ptl):
             pte = mm.pte[addr]
             if pte.swap and pte.page is page:
                 mm.swap[addr] = page.content
                 mm.pte[addr] = Pte(swap=True)
+    if mm.swap_cache:
+        unlock(mm.swapcache)
 
 
 def shrink_folio_list(mm, sync):
@@ -107,6 +121,7 @@ def shrink_folio_list(mm, sync):
         if page is not None:
             if trylock(page.lock):
                 rmap_walk(mm, page, sync, Pte(swap=True, page=page))
+                try_to_unmap_flush(mm)
                 pageout(mm, page)
                 unlock(page.lock)
                 if page.mapcount == 0:

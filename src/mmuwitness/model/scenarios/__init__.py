@@ -11,12 +11,13 @@ from mmuwitness.model.scenarios.fork import FORK
 from mmuwitness.model.scenarios.ksm import KSM
 from mmuwitness.model.scenarios.memslots import MEMSLOTS
 from mmuwitness.model.scenarios.mprotect import MPROTECT
+from mmuwitness.model.scenarios.mremap import MREMAP
 from mmuwitness.model.scenarios.rmap import RMAP
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.model.scenarios.uprobes import UPROBES
 from mmuwitness.model.scenarios.zap import ZAP
 
-TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, MPROTECT, FORK)
+TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, MPROTECT, FORK, MREMAP)
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}
 

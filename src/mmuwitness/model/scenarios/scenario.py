@@ -13,6 +13,7 @@ from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.vcpu import vcpu_run
+from mmuwitness.model.mm.mm_types import Pte
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ def private_beside_mapped_ksm_page(host: Host) -> None:
 def one_ksm_page(host: Host) -> None:
     """All addresses share one KSM page."""
     host.map_ksm_page(range(len(host.mm.addresses)), 0)
+
+
+def one_page_swapped_out(host: Host) -> None:
+    """The first page is in its swap slot, and the content is not that of a fresh page."""
+    host.mm.pte[0] = Pte(swap=True)
+    host.mm.swap[0] = host.mm.written[0] = 1
 
 
 def mm_actor(name: str, function: Callable[..., Any], *more: Any) -> Callable[[Host], list[Actor]]:
