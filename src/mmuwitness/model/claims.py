@@ -14,7 +14,7 @@ from mmuwitness.model.era import UnknownName
 from mmuwitness.model.kvm import kvm_main
 from mmuwitness.model.kvm.kvm_host import GONE
 from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
-from mmuwitness.model.mm.mm_types import UNKNOWN, vma_allows
+from mmuwitness.model.mm.mm_types import REFCOUNT_MAX, UNKNOWN, vma_allows
 from mmuwitness.model.primitives import feature
 
 
@@ -28,6 +28,10 @@ def changes_vmas_under_threads(host: Any) -> bool:
 
 def defers_host_flushes(host: Any) -> bool:
     return bool(host.mm.defers_flushes and host.mm.host_thread)
+
+
+def has_zero_page(host: Any) -> bool:
+    return host.mm.zero_page is not None
 
 
 def has_child(host: Any) -> bool:
@@ -185,6 +189,13 @@ def freed_page_not_in_host_tlb(host: Any) -> Any:
     return True
 
 
+@always("I4r", where=has_zero_page)
+def references_are_dropped(host: Any) -> Any:
+    """Who takes a reference to the zero page drops it: the count never grows to where the next
+    one is refused."""
+    return host.mm.zero_page.refcount != REFCOUNT_MAX
+
+
 @always("I5")
 def shared_page_read_only(host: Any) -> Any:
     """No SPTE and no vCPU's TLB lets a guest write to a KSM page, or to a page mapped twice."""
@@ -198,6 +209,22 @@ def shared_page_read_only(host: Any) -> Any:
             if entry.present and entry.write and (entry.page.ksm or entry.page.mapcount > 1):
                 return False
     return True
+
+
+@always("I5z", where=has_zero_page)
+def zero_page_read_only(host: Any) -> Any:
+    """No SPTE and no vCPU's TLB lets a guest write to the zero page, and it holds zeros."""
+    kvm = host.kvm
+    zero_page = host.mm.zero_page
+    for gfn in kvm.gfns:
+        spte = kvm.spte[gfn]
+        if spte.present and spte.write and spte.page is zero_page:
+            return False
+        for vcpu in kvm.vcpus:
+            entry = vcpu.tlb[gfn]
+            if entry.present and entry.write and entry.page is zero_page:
+                return False
+    return zero_page.content == 0
 
 
 @always("I6", "ptl")

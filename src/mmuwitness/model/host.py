@@ -46,7 +46,7 @@ class Host:
     """What a scenario's processes run on.
 
     addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts.
-    forks: there is a child, with an mm of its own.
+    zero_page: the first page is the zero page.  forks: there is a child, with an mm of its own.
     updates_memslots: somebody deletes the first one.  gfns_per_table: 2 if neighbouring gfns share
     their last-level table page, 1 if each has its own.
     read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
@@ -70,6 +70,7 @@ class Host:
         host_thread: bool = False,
         defers_flushes: bool = False,
         swap_cache: bool = False,
+        zero_page: bool = False,
         changes_vmas: bool = False,
         forks: bool = False,
     ) -> None:
@@ -89,6 +90,7 @@ class Host:
             host_thread=host_thread,
             defers_flushes=defers_flushes,
             swap_cache=swap_cache,
+            zero_page=self.pages[0] if zero_page else None,
             changes_vmas=changes_vmas,
             forks=forks,
         )
@@ -117,6 +119,8 @@ class Host:
         self.vcpus = self.world.add(VCPU, vcpus, kvm=self.kvm)
         self.kvm.vcpus = self.vcpus
         self.mm.notifier_subscriptions = [self.kvm_notifier()]
+        if zero_page:
+            self.pages[0].refcount = 1
         self.processes: Sequence[Any] = ()
         self.claims: Sequence[Any] = ()
         self.overrides: dict[str, types.FunctionType] = {}
@@ -148,6 +152,11 @@ class Host:
         mapped.rmap[addr] = True
         self.mm.written[addr] = content
         self.mm.pte[addr] = Pte(present=True, write=write, dirty=write, page=mapped)
+
+    def map_zero_page(self, addr: int) -> None:
+        """Before the run: an address that was read and never written to."""
+        self.mm.pte[addr] = Pte(present=True, page=self.mm.zero_page)
+        self.mm.written[addr] = 0
 
     def map_ksm_page(self, addresses: Sequence[int], page: int) -> None:
         """Before the run: a KSM page is mapped read-only at several addresses."""

@@ -13,10 +13,10 @@ from mmuwitness.model.kvm.kvm_host import KvmGfnRange, Spte
 from mmuwitness.model.kvm.kvm_main import (
     hva_to_pfn,
     kvm_flush_remote_tlbs,
+    kvm_release_pfn_clean,
     mmu_invalidate_retry,
     mmu_invalidate_retry_gfn,
 )
-from mmuwitness.model.mm.mm_types import put_page
 from mmuwitness.model.primitives import atomic, feature, write_lock
 
 
@@ -77,7 +77,7 @@ class Arch:
             with write_lock(kvm.mmu_lock):
                 if not self.is_stale(kvm, fault):
                     self.map(kvm, fault)
-            put_page(fault.page)
+            kvm_release_pfn_clean(kvm, fault.page)
 
     def is_stale(self, kvm, fault):
         if feature.range_retry_hva or feature.range_retry_gfn:

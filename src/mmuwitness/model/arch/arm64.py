@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import Spte
-from mmuwitness.model.kvm.kvm_main import hva_to_pfn
-from mmuwitness.model.mm.mm_types import put_page
+from mmuwitness.model.kvm.kvm_main import hva_to_pfn, kvm_release_pfn_clean
 from mmuwitness.model.primitives import feature, read_lock, write_lock
 
 
@@ -64,7 +63,7 @@ class Arm64(Arch):
             with read_lock(kvm.mmu_lock) if parallel else write_lock(kvm.mmu_lock):
                 if not self.is_stale(kvm, fault):
                     self.install(kvm, fault)
-            put_page(fault.page)
+            kvm_release_pfn_clean(kvm, fault.page)
 
     def install(self, kvm, fault):
         """With kvm_pgtable a permission fault on a leaf of the same size only gets its permissions

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import VALID, Spte
-from mmuwitness.model.kvm.kvm_main import hva_to_pfn, kvm_flush_remote_tlbs
+from mmuwitness.model.kvm.kvm_main import (
+    hva_to_pfn,
+    kvm_flush_remote_tlbs,
+    kvm_release_pfn_clean,
+)
 from mmuwitness.model.kvm.memslots import gfn_to_memslot, kvm_memslots
 from mmuwitness.model.mm.gup import get_user_page_fast_only
 from mmuwitness.model.mm.mm_types import put_page
@@ -52,7 +56,7 @@ class X86(Arch):
             return
         if not self.mmu_invalidate_retry_gfn_unsafe(kvm, fault):
             self.direct_page_fault(kvm, fault)
-        put_page(fault.page)
+        kvm_release_pfn_clean(kvm, fault.page)
 
 
 class X86Shadow(X86):

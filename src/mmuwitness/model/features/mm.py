@@ -65,7 +65,7 @@ MM: tuple[Feature, ...] = (
             "mm, swap: skip swapcache for swapin of synchronous device", until="v4.15",
             until_commit="0bcac06f27d7",
             until_subject="mm, swap: skip swapcache for swapin of synchronous device",
-            source=PATCH, note="one reads a swap slot in, others wait: they meet in the swap cache"),
+            source=PATCH, note="one reads a swap slot, others wait for the swap cache"),
     Feature("swapin_exclusive", "13ddaf26be32", "mm/swap: fix race when skipping swapcache",
             since="v6.8", source=PATCH, note="the same without the swap cache, for zram"),
     Feature("fork_copies_pinned", "70e806e4e645",

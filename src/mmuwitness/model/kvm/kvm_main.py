@@ -11,7 +11,7 @@ from mmuwitness.model.kvm.kvm_host import (
 from mmuwitness.model.kvm.memslots import gfn_to_hva, hits_memslot, kvm_memslots, memslot_state
 from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.gup import get_user_page_fast_only, get_user_pages_unlocked
-from mmuwitness.model.mm.mm_types import Pte
+from mmuwitness.model.mm.mm_types import Pte, is_zero_page, put_page
 from mmuwitness.model.primitives import (
     atomic,
     cover,
@@ -274,3 +274,10 @@ def hva_to_pfn(kvm, fault, writable):
     if fault.page is None:
         fault.page = get_user_pages_unlocked(kvm.mm, addr, fault.write)
         fault.map_writable = fault.write
+
+
+def kvm_release_pfn_clean(kvm, page):
+    """Until commit 7df003c85218 ("KVM: fix overflow of zero page refcount with ksm running") in
+    v5.6 nothing was put that is reserved: what get_user_pages had taken of the zero page stayed."""
+    if feature.zero_page_is_put or not is_zero_page(kvm.mm, page):
+        put_page(page)

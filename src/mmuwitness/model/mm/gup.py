@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmuwitness.model.mm.memory import handle_mm_fault
-from mmuwitness.model.mm.mm_types import get_page, put_page, store
+from mmuwitness.model.mm.mm_types import get_page, is_zero_page, put_page, store, try_get_page
 from mmuwitness.model.primitives import atomic, feature, read_lock, spin_lock
 
 
@@ -22,17 +22,24 @@ def follow_page(mm, addr, write):
     with spin_lock(mm.ptl):
         pte = mm.pte[addr]
         if pte.present and (pte.write or not write):
-            get_page(pte.page)
+            if not is_zero_page(mm, pte.page):
+                get_page(pte.page)
+            elif not try_get_page(mm, pte.page):
+                return None
             return pte.page
     return None
 
 
 def get_user_pages_unlocked(mm, addr, write):
+    """In v5.8 a reader breaks COW, too.  (Asked where there is a child.)"""
+    if mm.forks and feature.gup_breaks_cow:
+        return __get_user_pages_locked(mm, addr, True)
+    return __get_user_pages_locked(mm, addr, write)
+
+
+def __get_user_pages_locked(mm, addr, write):
     """Look, fault, and look again.  None after one fault that did not help (out of memory, or
     somebody was faster): the caller's guest faults again."""
-    if mm.forks and feature.gup_breaks_cow:
-        # a reader wants a page that nobody shares, too
-        write = True
     with read_lock(mm.mmap_lock):
         page = follow_page(mm, addr, write)
         if page is None:

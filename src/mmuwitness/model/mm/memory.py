@@ -9,6 +9,7 @@ from mmuwitness.model.mm.mm_types import (
     alloc_page,
     copy_page,
     get_page,
+    is_zero_page,
     load,
     pte_none,
     pte_present,
@@ -54,7 +55,7 @@ def handle_mm_fault(mm, addr, write, unshare=False):
         return
     pte = mm.pte[addr]
     if pte_none(pte):
-        do_anonymous_page(mm, addr)
+        do_anonymous_page(mm, addr, write)
     elif pte.migration:
         migration_entry_wait(mm, addr)
     elif pte.swap:
@@ -81,13 +82,25 @@ def install_page(mm, addr, page, expected):
     put_page(page)
 
 
-def do_anonymous_page(mm, addr):
-    """A page of zeros.  The zero page is not modelled: a read fault gets a page, too."""
+def do_anonymous_page(mm, addr, write):
+    """A page of zeros.  A read fault gets the zero page in scenarios that have one."""
+    if mm.zero_page is not None and not write:
+        map_zero_page(mm, addr)
+        return
     page = alloc_page(mm)
     if page is not None:
         if mm.written[addr] == UNKNOWN:
             mm.written[addr] = 0
         install_page(mm, addr, page, Pte())
+
+
+def map_zero_page(mm, addr):
+    """Not counted, and not on the reverse mapping."""
+    with spin_lock(mm.ptl):
+        if pte_none(mm.pte[addr]):
+            if mm.written[addr] == UNKNOWN:
+                mm.written[addr] = 0
+            mm.pte[addr] = Pte(present=True, page=mm.zero_page)
 
 
 def do_swap_page(mm, addr, pte):
@@ -120,12 +133,21 @@ def do_numa_page(mm, addr, pte):
 
 
 def do_wp_page(mm, addr, pte, unshare):
-    """ptl is held, and dropped here.  A page that nobody else refers to is reused."""
+    """ptl is held, and dropped here.  A page that nobody else refers to is reused.
+
+    Until commit 09854ba94c6a ("mm: do_wp_page() simplification") in v5.9 PTEs were counted, not
+    references.  That is asked where there is a child; elsewhere references count on every kernel:
+    older ones copied less."""
+    counts_ptes = mm.forks and not feature.wp_counts_references
     page = pte.page
     reuse = False
+    if is_zero_page(mm, page):
+        unlock(mm.ptl)
+        wp_page_copy(mm, addr, pte, unshare)
+        return
     if not unshare and trylock(page.lock):
         # ksmd holds the page lock while it turns the page into a KSM page
-        reuse = not page.ksm and nobody_else_has(mm, page)
+        reuse = not page.ksm and (page.mapcount if counts_ptes else page.refcount) == 1
         unlock(page.lock)
     if reuse:
         wp_page_reuse(mm, addr, pte)
@@ -136,15 +158,6 @@ def do_wp_page(mm, addr, pte, unshare):
         wp_page_copy(mm, addr, pte, unshare)
 
 
-def nobody_else_has(mm, page):
-    """Until commit 09854ba94c6a ("mm: do_wp_page() simplification") in v5.9 PTEs were counted, not
-    references.  It is asked so where there is a child; elsewhere references count on every kernel:
-    older ones copied less."""
-    if mm.forks and not feature.wp_counts_references:
-        return page.mapcount == 1
-    return page.refcount == 1
-
-
 def wp_page_reuse(mm, addr, pte):
     """Read-only to writable, same page: no notifier."""
     mm.pte[addr] = pte.replace(write=True, dirty=True)
@@ -152,11 +165,13 @@ def wp_page_reuse(mm, addr, pte):
 
 def wp_page_copy(mm, addr, orig_pte, unshare):
     """Break COW.  The caller took a reference to the old page, dropped last: it cannot be freed
-    before the window is closed."""
+    before the window is closed.  (None to the zero page, which is never freed.)"""
     old = orig_pte.page
+    counted = not is_zero_page(mm, old)
     new = copy_page(old, mm)
     if new is None:
-        put_page(old)
+        if counted:
+            put_page(old)
         return
     copied = False
     if feature.change_pte_bracketed:
@@ -168,14 +183,16 @@ def wp_page_copy(mm, addr, orig_pte, unshare):
             page_add_new_anon_rmap(new, addr)
             lru_cache_add(new)
             set_pte_at_notify(mm, addr, entry)
-            page_remove_rmap(old, addr)
-            put_page(old)
+            if counted:
+                page_remove_rmap(old, addr)
+                put_page(old)
             copied = True
     if feature.change_pte_bracketed:
         mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
     if not copied:
         put_page(new)
-    put_page(old)
+    if counted:
+        put_page(old)
 
 
 def zap_page_range_single(mm, addr):
@@ -190,14 +207,16 @@ def zap_page_range_single(mm, addr):
 
 
 def zap_pte_range(mm, addr):
+    """The page that was mapped, for the caller to put; None if there is none to put."""
     with spin_lock(mm.ptl):
         flush_tlb_batched_pending(mm)
         pte = mm.pte[addr]
         if pte_present(pte):
             mm.pte[addr] = Pte()
             mm.written[addr] = UNKNOWN
-            page_remove_rmap(pte.page, addr)
-            return pte.page
+            if not is_zero_page(mm, pte.page):
+                page_remove_rmap(pte.page, addr)
+                return pte.page
     return None
 
 

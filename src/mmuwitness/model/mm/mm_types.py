@@ -21,6 +21,8 @@ UNKNOWN = 2
 NO_VMA, VM_READ, VM_WRITE = 0, 1, 2
 """`MM.vm_flags` of an address: in no VMA; in one that may be read; in one that may be written."""
 
+REFCOUNT_MAX = 7
+
 
 class Pte(Value):
     """A PTE of the primary MMU: none, present, PROT_NONE (the page is there, no access walks it; it
@@ -46,7 +48,7 @@ class Page(Struct):
     """
 
     content = Field(Bounded(0, 1))
-    refcount = Field(Bounded(0, 7))
+    refcount = Field(Bounded(0, REFCOUNT_MAX))
     mapcount = Field(Bounded(0, 3))
     pincount = Field(Bounded(0, 1))
     ksm = Field(Bool())
@@ -68,8 +70,9 @@ class MM(Struct):
     Wired: pages (all pages), addresses (range of hvas, in pages), notifier_subscriptions,
     nr_mergeable (ksmd scans the first so many addresses), host_thread (True if a thread of the
     VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs),
-    swap_cache (True if several threads swap in: they meet there), changes_vmas (False if all addresses stay in a VMA that may be written), forks (True of a parent
-    and its child), write_protect_seq (a seqcount_t, of a parent).
+    swap_cache (True if several threads swap in: they meet there), changes_vmas (False if all
+    addresses stay in a VMA that may be written), forks (True of a parent and its child),
+    write_protect_seq (a seqcount_t, of a parent), zero_page (None if nobody maps it).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else; spliced, a page
@@ -105,6 +108,20 @@ def pte_present(pte):
 def vma_allows(mm, addr, write):
     """mmap_lock is held, or else the answer may be old."""
     return not mm.changes_vmas or mm.vm_flags[addr] >= (VM_WRITE if write else VM_READ)
+
+
+def is_zero_page(mm, page):
+    """Nobody counts its PTEs, and it belongs to the kernel: PG_reserved."""
+    return mm.zero_page is not None and page is mm.zero_page
+
+
+def try_get_page(mm, page):
+    """Not once the count of references has grown out of its range."""
+    with atomic("one atomic_t"):
+        if page.refcount == REFCOUNT_MAX:
+            return False
+        page.refcount += 1
+    return True
 
 
 def get_page(page):

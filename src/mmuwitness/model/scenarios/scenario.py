@@ -98,6 +98,12 @@ def one_page_swapped_out(host: Host) -> None:
     host.mm.swap[0] = host.mm.written[0] = 1
 
 
+def zero_pages(host: Host) -> None:
+    """Nothing was ever written."""
+    for addr in host.mm.addresses:
+        host.map_zero_page(addr)
+
+
 def mm_actor(name: str, function: Callable[..., Any], *more: Any) -> Callable[[Host], list[Actor]]:
     return lambda host: [Actor(name, function, (host.mm, *more))]
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from mmuwitness.model.mm import memory
-from mmuwitness.model.scenarios.scenario import ONE_GFN, Scenario, mm_actor, two_private_pages
+from mmuwitness.model.scenarios.scenario import (
+    ONE_GFN,
+    Scenario,
+    mm_actor,
+    two_private_pages,
+    zero_pages,
+)
 
 ZAP = (
     Scenario(
@@ -28,5 +34,13 @@ ZAP = (
         two_private_pages,
         mm_actor("madvise", memory.madvise_dontneed),
         {**ONE_GFN, "pages": 3, "vcpus": 2},
+    ),
+    Scenario(
+        "zero_page",
+        "As dontneed, with guest memory that was read and not written to: the zero page is there.",
+        "1 vCPU, 1 gfn, 2 pages, any number of calls",
+        zero_pages,
+        mm_actor("madvise", memory.madvise_dontneed),
+        {**ONE_GFN, "zero_page": True},
     ),
 )
