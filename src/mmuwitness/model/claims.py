@@ -163,23 +163,28 @@ def read_only_for_threads(host: Any) -> Any:
     return True
 
 
+def is_free(mm: Any, page: Any) -> Any:
+    return page.refcount == 0 and not (mm.maps_pfns and page.tail)
+
+
 @always("I4")
 def freed_page_unmapped(host: Any) -> Any:
     """A page that is free is mapped by no SPTE and by no vCPU's TLB."""
     kvm = host.kvm
+    mm = host.mm
     for gfn in kvm.gfns:
         spte = kvm.spte[gfn]
-        if spte.present and spte.page.refcount == 0:
+        if spte.present and is_free(mm, spte.page):
             return False
         for vcpu in kvm.vcpus:
             entry = vcpu.tlb[gfn]
-            if entry.present and entry.page.refcount == 0:
+            if entry.present and is_free(mm, entry.page):
                 return False
     return True
 
 
 @always("I4h", where=defers_host_flushes)
-def freed_page_not_in_host_tlb(host: Any) -> Any:
+def freed_page_flushed(host: Any) -> Any:
     """Where flushes are deferred, a page that is free is in no TLB of the host."""
     mm = host.mm
     for addr in mm.addresses:
@@ -190,7 +195,7 @@ def freed_page_not_in_host_tlb(host: Any) -> Any:
 
 
 @always("I4r", where=has_zero_page)
-def references_are_dropped(host: Any) -> Any:
+def references_dropped(host: Any) -> Any:
     """Who takes a reference to the zero page drops it: the count never grows to where the next
     one is refused."""
     return host.mm.zero_page.refcount != REFCOUNT_MAX

@@ -71,6 +71,7 @@ class Host:
         defers_flushes: bool = False,
         swap_cache: bool = False,
         zero_page: bool = False,
+        maps_pfns: bool = False,
         changes_vmas: bool = False,
         forks: bool = False,
     ) -> None:
@@ -91,6 +92,7 @@ class Host:
             defers_flushes=defers_flushes,
             swap_cache=swap_cache,
             zero_page=self.pages[0] if zero_page else None,
+            maps_pfns=maps_pfns,
             changes_vmas=changes_vmas,
             forks=forks,
         )

@@ -12,10 +12,12 @@ from mmuwitness.model.kvm.memslots import gfn_to_hva, hits_memslot, kvm_memslots
 from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.gup import get_user_page_fast_only, get_user_pages_unlocked
 from mmuwitness.model.mm.mm_types import Pte, is_zero_page, put_page
+from mmuwitness.model.mm.pfnmap import follow_pte, page_ref_dec_and_free
 from mmuwitness.model.primitives import (
     atomic,
     cover,
     feature,
+    read_lock,
     spin_lock,
     trace,
     warn_on,
@@ -274,10 +276,36 @@ def hva_to_pfn(kvm, fault, writable):
     if fault.page is None:
         fault.page = get_user_pages_unlocked(kvm.mm, addr, fault.write)
         fault.map_writable = fault.write
+    if kvm.mm.maps_pfns and fault.page is None:
+        hva_to_pfn_remapped(kvm, fault, addr)
+
+
+def hva_to_pfn_remapped(kvm, fault, addr):
+    """Since commit add6a0cd1c5b ("KVM: MMU: try to fix up page faults before giving up") in v4.8 a
+    driver's page is looked up by its PTE; before, it had to be reserved memory.  (Since v6.13 it is
+    not referenced at all; here it is as it was before.)"""
+    if feature.remapped_follows_pfn:
+        with read_lock(kvm.mm.mmap_lock):
+            pte = follow_pte(kvm.mm, addr)
+            if pte.special and (pte.write or not fault.write) and kvm_try_get_pfn(pte.page):
+                fault.page = pte.page
+                fault.map_writable = pte.write
+
+
+def kvm_try_get_pfn(page):
+    """All callers put what they get.  Since commit f8be156be163 ("KVM: do not allow mapping valid
+    but non-reference-counted pages") in v5.13 a page that nobody counts is refused."""
+    with atomic("page_ref_inc, page_ref_add_unless"):
+        if feature.uncounted_pfn_refused and page.refcount == 0:
+            return False
+        page.refcount += 1
+    return True
 
 
 def kvm_release_pfn_clean(kvm, page):
     """Until commit 7df003c85218 ("KVM: fix overflow of zero page refcount with ksm running") in
     v5.6 nothing was put that is reserved: what get_user_pages had taken of the zero page stayed."""
-    if feature.zero_page_is_put or not is_zero_page(kvm.mm, page):
+    if kvm.mm.maps_pfns:
+        page_ref_dec_and_free(page)
+    elif feature.zero_page_is_put or not is_zero_page(kvm.mm, page):
         put_page(page)

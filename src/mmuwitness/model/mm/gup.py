@@ -11,17 +11,17 @@ def get_user_page_fast_only(mm, addr, write):
     """A referenced page without any lock, or None."""
     with atomic("IRQs are off, and the PTE is read again once the reference is taken"):
         pte = mm.pte[addr]
-        if pte.present and (pte.write or not write):
+        if pte.present and (pte.write or not write) and not (mm.maps_pfns and pte.special):
             get_page(pte.page)
             return pte.page
     return None
 
 
 def follow_page(mm, addr, write):
-    """A referenced page if the PTE allows the access."""
+    """A referenced page if the PTE allows the access, and is not special."""
     with spin_lock(mm.ptl):
         pte = mm.pte[addr]
-        if pte.present and (pte.write or not write):
+        if pte.present and (pte.write or not write) and not (mm.maps_pfns and pte.special):
             if not is_zero_page(mm, pte.page):
                 get_page(pte.page)
             elif not try_get_page(mm, pte.page):

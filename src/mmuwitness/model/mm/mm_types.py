@@ -25,12 +25,14 @@ REFCOUNT_MAX = 7
 
 
 class Pte(Value):
-    """A PTE of the primary MMU: none, present, PROT_NONE (the page is there, no access walks it; it
-    remembers what was allowed), a migration entry (it remembers whether the page was writable) or a
-    swap entry (with its page as long as that is in the swap cache)."""
+    """A PTE of the primary MMU: none, present (special: what it maps is a driver's business),
+    PROT_NONE (the page is there, no access walks it; it remembers what was allowed), a migration
+    entry (it remembers whether the page was writable) or a swap entry (with its page as long as
+    that is in the swap cache)."""
 
     present = Bool()
     protnone = Bool()
+    special = Bool()
     write = Bool()
     dirty = Bool()
     migration = Bool()
@@ -44,13 +46,15 @@ class Page(Struct):
     content is one bit, enough to tell equal pages from different ones.  rmap[a]: a walk of the
     reverse mapping comes to address a (for a KSM page: its stable node lists a's rmap_item); it
     knows one mm, so nobody walks it where there is a child.  pincount: references of those who
-    write without a PTE (FOLL_PIN), counted in refcount, too.
+    write without a PTE (FOLL_PIN), counted in refcount, too.  tail: of a driver's allocation, of
+    which the first page alone is counted: not free, whatever refcount says.
     """
 
     content = Field(Bounded(0, 1))
     refcount = Field(Bounded(0, REFCOUNT_MAX))
     mapcount = Field(Bounded(0, 3))
     pincount = Field(Bounded(0, 1))
+    tail = Field(Bool())
     ksm = Field(Bool())
     lru = Field(Bool())
     rmap = Field(Bool(), array="addresses")
@@ -72,7 +76,8 @@ class MM(Struct):
     VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs),
     swap_cache (True if several threads swap in: they meet there), changes_vmas (False if all
     addresses stay in a VMA that may be written), forks (True of a parent and its child),
-    write_protect_seq (a seqcount_t, of a parent), zero_page (None if nobody maps it).
+    write_protect_seq (a seqcount_t, of a parent), zero_page (None if nobody maps it),
+    maps_pfns (True if a driver maps its pages).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else; spliced, a page
