@@ -54,7 +54,9 @@ class Bug:
     mended: str
 
 
-RMAP_WALKS = ("cow_migrate", "cow_reclaim", "reclaim", "reclaim_one", "migrate", "migrate_one")
+RMAP_WALKS = ("cow_migrate", "cow_reclaim", "reclaim", "reclaim_one", "migrate", "migrate_one",
+              "reclaim_thread", "reclaim_mprotect", "swapin")  # fmt: skip
+EVERYWHERE = ("x86-tdp", "x86-shadow", "arm64")
 ALONE = "change_pte wants its window to be the only one"
 
 BUGS = {
@@ -96,6 +98,70 @@ BUGS = {
         since="v3.11",
         until="v6.4",
         mended="+change_pte_skips_invalid_slot",
+    ),
+    "H3": Bug(
+        "Of two who zap, the second finds the SPTE gone and does not wait for the flush of the"
+        " first: commit 565f3be21746 in v3.4.  change_pte is one of them, too.",
+        claims="I3 I4 I6",
+        arches=("x86-shadow",),
+        scenarios=("numa_dontneed", "mremap_truncate", "zero_page", "reclaim_mprotect"),
+        since="v2.6.32",
+        until="v3.4",
+        mended="+flush_before_unlock",
+    ),
+    "H25": Bug(
+        "Faults keep their references to the zero page: commit 7df003c85218 in v5.6.",
+        claims="I4r",
+        arches=("x86-shadow", "arm64"),
+        scenarios=("zero_page",),
+        since="v2.6.32",
+        until="v5.6",
+        mended="+zero_page_is_put",
+    ),
+    "H26": Bug(
+        "KVM frees a page of a driver that nobody counts: v4.8 to commit f8be156be163 in v5.13.",
+        claims="I4",
+        arches=EVERYWHERE,
+        scenarios=("pfnmap",),
+        since="v4.8",
+        until="v5.13",
+        mended="+uncounted_pfn_refused",
+    ),
+    "M1": Bug(
+        "A page is pinned while fork write-protects it: commit 57efa1fe5957 in v5.11.",
+        claims="I6 I6c",
+        arches=EVERYWHERE,
+        scenarios=("fork_dma",),
+        since="v5.9",
+        until="v5.11",
+        mended="+fork_write_protect_seq",
+    ),
+    "M2": Bug(
+        "Fork shares a pinned page: commit 70e806e4e645 in v5.9, which leaves M1.",
+        claims="I6 I6c",
+        arches=("x86-shadow", "arm64"),
+        scenarios=("fork_dma",),
+        since="v2.6.32",
+        until="v5.9",
+        mended="+fork_copies_pinned +fork_write_protect_seq",
+    ),
+    "M3": Bug(
+        "mremap() flushes after it has dropped ptl: v3.2 to commit eb66ae030829 in v4.19.",
+        claims="I4h",
+        arches=("x86-shadow", "arm64"),
+        scenarios=("mremap_truncate",),
+        since="v3.2",
+        until="v4.19",
+        mended="+mremap_flushes_under_ptl",
+    ),
+    "M5": Bug(
+        "Two swap in from zram, and one maps what is old: v4.15 to commit 13ddaf26be32 in v6.8.",
+        claims="I6",
+        arches=EVERYWHERE,
+        scenarios=("swapin", "reclaim_thread"),
+        since="v4.15",
+        until="v6.8",
+        mended="+swapin_exclusive",
     ),
     "2ec74c3ef2d8": Bug(
         "Rmap walks drop ptl before invalidate_page, v3.7 to v4.10: for a while the PTE is gone"

@@ -12,10 +12,18 @@ from mmuwitness.model.claims import Claim
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.host import ARCHES, Host, find_arch
 from mmuwitness.model.kvm.kvm_host import GONE, INVALID
+from mmuwitness.model.mm.mm_types import NO_VMA, VM_READ, Pte
 from mmuwitness.model.scenarios import SCENARIOS, find_scenario
 from tests.model.mutants import outcome, outcome_for
 
 SMALL = ("unmerge", "uprobe_one", "dontneed_one", "reclaim_one", "migrate_one", "ksm_first")
+
+ACTORS = {
+    **dict.fromkeys(("unmerge_uprobe", "memslot_delete", "memslot_dontneed", "mprotect_thread"), 2),
+    **dict.fromkeys(("numa_dontneed", "fork_thread", "fork_dma", "reclaim_thread", "swapin"), 2),
+    **dict.fromkeys(("mremap_truncate", "reclaim_mprotect"), 3),
+}
+"""How many processes besides the vCPUs; one elsewhere."""
 
 
 def host_of(name: str, era: str = "v6.1", arch: str = "x86-tdp") -> Host:
@@ -42,7 +50,8 @@ def test_bounds_are_those_of_the_host(name: str) -> None:
     forever = "any number of" in scenario.bounds
     assert forever or host.mm.host_thread, "an actor that ends, or a bound that is not said"
     assert ("in one table page" in scenario.bounds) == (len(host.kvm.gfns) > 1)
-    readers = ("ksm_first", "unmerge_uprobe", "memslot_delete")
+    readers = ("ksm_first", "unmerge_uprobe", "memslot_delete", "mprotect_thread", "fork_thread",
+               "mremap_truncate", "reclaim_thread", "reclaim_mprotect")  # fmt: skip
     assert ("that reads" in scenario.bounds) == (name in readers)
 
 
@@ -52,13 +61,22 @@ def test_pages_are_counted_at_the_start(name: str) -> None:
     mapped = [host.mm.pte[a] for a in host.mm.addresses]
     for page in host.pages:
         ptes = [pte for pte in mapped if pte.page is page]
-        assert page.refcount == page.mapcount == len(ptes)
+        if page is host.mm.zero_page:
+            assert (page.refcount, page.mapcount) == (1, 0)
+            continue
+        assert page.mapcount == len(ptes)
+        assert page.refcount == len(ptes) + page.pincount
         assert not (page.ksm and any(pte.write for pte in ptes))
         assert [page.rmap[a] for a in host.mm.addresses] == [pte.page is page for pte in mapped]
         assert page.refcount == 0 or page.lru
     for addr, pte in enumerate(mapped):
-        assert pte.present and host.mm.written[addr] == pte.page.content
-        assert host.pages.index(pte.page) <= addr
+        if host.mm.vm_flags[addr] == NO_VMA:
+            assert pte == Pte()
+        elif pte.swap:
+            assert pte.page is None and host.mm.written[addr] == host.mm.swap[addr]
+        else:
+            assert pte.present and host.mm.written[addr] == pte.page.content
+            assert host.pages.index(pte.page) <= addr
 
 
 @each_scenario
@@ -67,16 +85,16 @@ def test_processes_have_names_of_their_own(name: str) -> None:
     names = [process.name for process in host.processes]
     assert len(set(names)) == len(names)
     assert names[: len(host.vcpus)] == [f"vcpu{n}" for n in range(len(host.vcpus))]
-    two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed")
-    assert len(names) == len(host.vcpus) + (2 if name in two else 1)
+    assert len(names) == len(host.vcpus) + ACTORS.get(name, 1)
 
 
 @each_scenario
 def test_hosts_share_nothing(name: str) -> None:
     one, two = host_of(name), host_of(name)
-    one.mm.written[0] = 1 - one.mm.written[0]
+    before = two.mm.written[0]
+    one.mm.written[0] = 1 if before == 0 else 0
     one.pages[0].content = 1 - one.pages[0].content
-    assert two.mm.written[0] == two.pages[0].content == 0
+    assert two.mm.written[0] == before and two.pages[0].content == 0
 
 
 def test_memslots_cover_the_gfns() -> None:
@@ -169,6 +187,59 @@ def never_without_memslot(host):
     return host.kvm.active_memslots != GONE
 
 
+def never_protected(host):
+    return host.mm.vm_flags[0] != VM_READ
+
+
+def never_read_only(host):
+    pte = host.mm.pte[0]
+    return not pte.present or pte.write
+
+
+def never_protnone(host):
+    return not host.mm.pte[0].protnone
+
+
+def never_a_pinned_page_in_its_window(host):
+    return host.mm.open_windows[1] == 0 or host.mm.pte[0].present or not host.mm.pte[1].present
+
+
+def never_shared_with_a_child(host):
+    pte = host.mm.pte[0]
+    return not pte.present or pte.page.mapcount < 2
+
+
+def never_a_child_on_its_own(host):
+    pte = host.children[0].pte[0]
+    return not pte.present or pte.page is host.mm.pte[0].page
+
+
+def never_pinned(host):
+    return host.pages[0].pincount == 0
+
+
+def never_moved(host):
+    return not host.mm.pte[1].present
+
+
+def never_truncated(host):
+    return host.mm.pte[0].present or host.mm.pte[1].present
+
+
+def never_swapped_in(host):
+    return not host.mm.pte[0].present
+
+
+def never_zero_page(host):
+    pte = host.mm.pte[0]
+    return not pte.present or pte.page is not host.mm.zero_page
+
+
+def never_uncounted(host):
+    pte = host.mm.pte[0]
+    return not pte.present or not pte.page.tail
+
+
 MERGES = (never_merged, never_of_its_own, never_replaced)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm": MERGES,
@@ -192,6 +263,20 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "migrate": (never_migrating, never_replaced),
     "migrate_one": (never_migrating, never_replaced),
     "memslot_delete": (never_merged, never_replaced, never_being_deleted, never_without_memslot),
+    "mprotect": (never_protected, never_read_only),
+    "mprotect_thread": (never_protected, never_read_only),
+    "numa": (never_protnone, never_a_pinned_page_in_its_window),
+    "numa_dontneed": (never_protnone, never_none, never_replaced),
+    "fork": (never_shared_with_a_child, never_a_child_on_its_own, never_replaced),
+    "fork_thread": (never_shared_with_a_child, never_replaced),
+    "fork_dma": (never_shared_with_a_child, never_a_child_on_its_own, never_pinned),
+    "mremap": (never_moved, never_none),
+    "mremap_truncate": (never_moved, never_none, never_truncated),
+    "reclaim_thread": (never_swapped_out, never_replaced),
+    "reclaim_mprotect": (never_swapped_out, never_protected),
+    "swapin": (never_swapped_out, never_swapped_in),
+    "zero_page": (never_zero_page, never_none, never_replaced),
+    "pfnmap": (never_none, never_uncounted),
     "memslot_dontneed": (never_none, never_replaced, never_being_deleted, never_without_memslot),
 }
 

@@ -14,8 +14,8 @@ BUG = Bug(
     subject="KVM: fix overflow of zero page refcount with ksm running",
     release="v5.6",
     source=PATCH,
-    reference="Seen where KSM used the zero page, and guests came and went. Here the count has three"
-    " bits.",
+    reference="Seen where KSM used the zero page, and guests came and went. Here the count has"
+    " three bits.",
     claim="references_dropped",
     scenario=find_scenario("zero_page"),
     arch="x86-shadow",

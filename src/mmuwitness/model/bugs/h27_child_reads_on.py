@@ -11,8 +11,8 @@ from mmuwitness.model.scenarios.scenario import ONE_GFN, Scenario, two_private_p
 BUG = Bug(
     id="H27",
     text="A child puts a page that it shares with its parent into a pipe and unmaps it. The next"
-    " write of the parent finds one PTE alone and reuses the page: what its guest writes, the reader"
-    " of the pipe sees.",
+    " write of the parent finds one PTE alone and reuses the page: what its guest writes, the"
+    " reader of the pipe sees.",
     commit="17839856fd58",
     subject='gup: document and work around "COW can break either way" issue',
     release="v5.8",

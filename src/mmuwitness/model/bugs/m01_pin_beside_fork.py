@@ -14,8 +14,8 @@ BUG = Bug(
     subject="mm/gup: prevent gup_fast from racing with COW during fork",
     release="v5.11",
     source=PATCH,
-    reference="The fast way compares the PTE after the pin, and the PTE is as it was until fork gets"
-    " to it.",
+    reference="The fast way compares the PTE after the pin, and the PTE is as it was until fork"
+    " gets to it.",
     claim="no_lost_write",
     scenario=find_scenario("fork_dma"),
     arch="x86-tdp",
