@@ -16,7 +16,7 @@ from mmuwitness.explore.programs import Folding
 from mmuwitness.explore.search import Progress
 from mmuwitness.explore.search_memory import THREADS_MAX
 from mmuwitness.explore.verdict import Cell, verdict_change_pte
-from mmuwitness.model.claims import CLAIMS, Claim, find_claims
+from mmuwitness.model.claims import Claim, find_claims
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import find_scenario
@@ -149,13 +149,13 @@ def check(
     memory_mib: int = 8192,
     progress: Callable[[Progress], None] | None = None,
 ) -> CheckResult:
-    """Every claim, or those named, over every interleaving of a scenario.
+    """Every claim that says something of a scenario, or those named, over every interleaving.
 
     features: "+NAME" puts one in, "-NAME" takes it out.  threads: 0 is as many as processors.
     ValueError: a name that nothing has, with those that there are.
     """
     wanted = find_scenario(scenario) if isinstance(scenario, str) else scenario
-    asked = find_claims(listed(claims) or CLAIMS)
+    asked = find_claims(listed(claims))
     kernel = Era(era, listed(features))
     if not find_arch(arch).applies(kernel):
         raise ValueError(f"{arch} has no MMU notifier in {kernel}'s KVM")
@@ -170,7 +170,7 @@ def check(
         memory_limit_bytes=memory_mib << 20,
         progress=progress,
     )
-    return CheckResult(found, asked)
+    return CheckResult(found, asked or found.claims)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

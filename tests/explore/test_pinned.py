@@ -304,7 +304,7 @@ def test_every_explanation_explains_something() -> None:
     for name, bug in BUGS.items():
         shown = [e for s, a, eras, e in entries() if name in e.get("bugs", "").split()]
         violated = {claim for entry in shown for claim in entry["violated"].split()}
-        assert violated == set(bug.claims.split()), name
+        assert violated >= set(bug.claims.split()), name  # more, where a second bug is with it
         assert {s for s, _, _, e in entries() if e in shown} == set(bug.scenarios), name
         assert find_claims(bug.claims.split())
 

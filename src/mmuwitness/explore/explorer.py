@@ -52,6 +52,12 @@ class Exploration:
     def complete(self) -> bool:
         return self.result.complete
 
+    @property
+    def claims(self) -> list[Claim]:
+        """Those that say something of the scenario."""
+        names = self.compiled.claims
+        return [c for c in CLAIMS.values() if c.kind != "always" or c.name in names]
+
     def violated(self) -> dict[str, int]:
         """Claims that do not hold, by name, with a shallowest state that violates each."""
         found = {self.compiled.claims[bit]: at for bit, at in self.result.violated.items()}

@@ -46,7 +46,7 @@ class Host:
     """What a scenario's processes run on.
 
     addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts.
-    zero_page: the first page is the zero page.  forks: there is a child, with an mm of its own.
+    mm: see wire_mm.  (zero_page: the first page is the zero page; forks: there is a child.)
     updates_memslots: somebody deletes the first one.  gfns_per_table: 2 if neighbouring gfns share
     their last-level table page, 1 if each has its own.
     read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
@@ -67,40 +67,14 @@ class Host:
         read_gfns: int = 0,
         written_gfns: int = 1,
         mergeable: int = 1,
-        host_thread: bool = False,
-        defers_flushes: bool = False,
-        swap_cache: bool = False,
-        zero_page: bool = False,
-        maps_pfns: bool = False,
-        changes_vmas: bool = False,
-        forks: bool = False,
+        **mm: bool,
     ) -> None:
         self.era, self.arch = era, arch
         self.features_read: set[str] = set()
         tables = -(-slot_pages // gfns_per_table)
         self.world = World(pages=pages, addresses=addresses, gfns=slot_pages, tables=tables)
         self.pages = self.world.add(Page, pages)
-        self.mm, *self.children = self.world.add(
-            MM,
-            2 if forks else 1,
-            pages=self.pages,
-            nr_pages=pages,
-            addresses=range(addresses),
-            nr_addresses=addresses,
-            nr_mergeable=mergeable,
-            host_thread=host_thread,
-            defers_flushes=defers_flushes,
-            swap_cache=swap_cache,
-            zero_page=self.pages[0] if zero_page else None,
-            maps_pfns=maps_pfns,
-            changes_vmas=changes_vmas,
-            forks=forks,
-        )
-        for child in self.children:
-            child.host_thread, child.notifier_subscriptions = True, []
-            self.mm.write_protect_seq = self.world.add(Seqcount)[0]
-        for addr in self.mm.addresses:
-            self.mm.vm_flags[addr] = VM_WRITE
+        self.mm, *self.children = self.wire_mm(addresses, mergeable, **mm)
         slots = self.world.add(Memslot, memslots, npages=slot_pages // memslots)
         for number, slot in enumerate(slots):
             slot.id = number
@@ -121,11 +95,48 @@ class Host:
         self.vcpus = self.world.add(VCPU, vcpus, kvm=self.kvm)
         self.kvm.vcpus = self.vcpus
         self.mm.notifier_subscriptions = [self.kvm_notifier()]
-        if zero_page:
-            self.pages[0].refcount = 1
         self.processes: Sequence[Any] = ()
         self.claims: Sequence[Any] = ()
         self.overrides: dict[str, types.FunctionType] = {}
+
+    def wire_mm(
+        self,
+        addresses: int,
+        mergeable: int,
+        *,
+        host_thread: bool = False,
+        defers_flushes: bool = False,
+        swap_cache: bool = False,
+        zero_page: bool = False,
+        maps_pfns: bool = False,
+        changes_vmas: bool = False,
+        forks: bool = False,
+    ) -> list[Any]:
+        """The VMM's mm, and that of its child."""
+        mm, *children = self.world.add(
+            MM,
+            2 if forks else 1,
+            pages=self.pages,
+            nr_pages=len(self.pages),
+            addresses=range(addresses),
+            nr_addresses=addresses,
+            nr_mergeable=mergeable,
+            host_thread=host_thread,
+            defers_flushes=defers_flushes,
+            swap_cache=swap_cache,
+            zero_page=self.pages[0] if zero_page else None,
+            maps_pfns=maps_pfns,
+            changes_vmas=changes_vmas,
+            forks=forks,
+        )
+        for child in children:
+            child.host_thread, child.notifier_subscriptions = True, []
+            mm.write_protect_seq = self.world.add(Seqcount)[0]
+        for addr in mm.addresses:
+            mm.vm_flags[addr] = VM_WRITE
+        if zero_page:
+            self.pages[0].refcount = 1
+        return [mm, *children]
 
     def has_feature(self, name: str) -> bool:
         """Whether this kernel has a feature; what was asked decides what programs it shares."""
