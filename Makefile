@@ -16,7 +16,7 @@ ifneq ($(shell test -x $(PY) && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo lint test check bench bench/run golden lock clean
+.PHONY: help setup demo lint test check diff bench bench/run golden lock clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) \
@@ -24,6 +24,7 @@ help: ## print this list
 	@echo
 	@echo "PYTHON=python3.12  the interpreter that .venv is made with ('make clean' first)"
 	@echo "WORKERS=2          how many processes run the tests"
+	@echo "ONLY='ksm arm64'   what 'make diff' compares: scenarios, bugs, arches, kernels"
 
 setup: $(STAMP) ## make .venv from requirements.lock (done by itself when needed)
 
@@ -64,6 +65,9 @@ test: $(STAMP) ## all tests
 
 check: lint ## lint and the tests that are not slow, in less than a minute
 	@$(PY) -m pytest -n $(WORKERS) -m "not slow"
+
+diff: $(STAMP) ## a second opinion: SPIN explores every scenario and bug, too (half an hour)
+	@WORKERS=$(WORKERS) $(PY) -m tests.differential.diff $(ONLY)
 
 bench: bench/run ## measure: states/s of exploration, seconds to a verdict, MB/s of traces
 

@@ -5,9 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmuwitness.api import CheckResult, Scenario, VerdictResult, check, verdict
+    from mmuwitness.api import (
+        CheckResult,
+        QuestionResult,
+        Scenario,
+        VerdictResult,
+        check,
+        dead_lines,
+        needed,
+        verdict,
+    )
 
-__all__ = ["CheckResult", "Scenario", "VerdictResult", "__version__", "check", "verdict"]
+__all__ = [
+    "CheckResult",
+    "QuestionResult",
+    "Scenario",
+    "VerdictResult",
+    "__version__",
+    "check",
+    "dead_lines",
+    "needed",
+    "verdict",
+]
 
 __version__ = "0.1.0.dev0"
 

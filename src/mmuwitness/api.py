@@ -10,17 +10,20 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, TypedDict, Unpack, overload
 
 from mmuwitness.explore.explorer import Exploration, Schedule, explore
 from mmuwitness.explore.programs import Folding
+from mmuwitness.explore.questions import Answer, ask, of_feature, of_lines, of_mark, of_need
 from mmuwitness.explore.search import Progress
 from mmuwitness.explore.search_memory import THREADS_MAX
 from mmuwitness.explore.verdict import Cell, verdict_change_pte
-from mmuwitness.model.claims import Claim, find_claims
-from mmuwitness.model.era import Era, UnknownName
+from mmuwitness.model.claims import CLAIMS, Claim, find_claims
+from mmuwitness.model.era import ROWS, Era, UnknownName
 from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import find_scenario
 from mmuwitness.model.scenarios.scenario import Scenario
+from mmuwitness.process.marks import marks
 from mmuwitness.report.check_report import (
     HOLDS,
     INCONCLUSIVE,
@@ -31,10 +34,31 @@ from mmuwitness.report.check_report import (
 )
 from mmuwitness.report.html import check_html, verdict_html
 from mmuwitness.report.junit import check_junit
+from mmuwitness.report.questions_table import (
+    Wording,
+    answers_headline,
+    feature_wording,
+    lines_wording,
+    mark_wording,
+    need_wording,
+    questions_json,
+    questions_text,
+)
 from mmuwitness.report.verdict_table import answer, verdict_json, verdict_text, witness_blocks
 from mmuwitness.report.witness import timeline_text
 
-__all__ = ["CheckResult", "Scenario", "VerdictResult", "check", "verdict"]
+__all__ = [
+    "CheckResult",
+    "QuestionResult",
+    "Scenario",
+    "VerdictResult",
+    "check",
+    "dead_lines",
+    "needed",
+    "verdict",
+]
+
+QUESTIONS = "ask change_pte, a claim of kind sometimes or never, a mark or a feature (see `list`)"
 
 Names = str | Iterable[str]
 """One name, or several."""
@@ -227,22 +251,87 @@ class VerdictResult:
         return f"<{self.answer}>"
 
 
-def verdict(
-    question: str = "change_pte",
-    *,
-    eras: Names = (),
-    arches: Names = (),
-    features: Names = (),
-    progress: Callable[[int, int], None] | None = None,
-) -> VerdictResult:
-    """Can a hook ever do anything?  On every kernel and architecture, or on those named.
+@dataclass(frozen=True, eq=False, repr=False)
+class QuestionResult:
+    """What every scenario says of a mark, a feature or the model's lines, by architecture and
+    kernel."""
 
+    wording: Wording
+    answers: Sequence[Answer]
+
+    @property
+    def exit_code(self) -> int:
+        """What the verb exits with: 0, or 3 if something was not explored to the end."""
+        return HOLDS if self.complete else INCONCLUSIVE
+
+    @property
+    def complete(self) -> bool:
+        return all(each.complete for each in self.answers)
+
+    @property
+    def answer(self) -> str:
+        """One sentence."""
+        return answers_headline(self.wording, self.answers)
+
+    def text(self, witnesses: bool = False) -> str:
+        return questions_text(self.wording, self.answers, witnesses)
+
+    def to_json(self) -> str:
+        return json.dumps(questions_json(self.wording, self.answers), indent=1)
+
+    def __repr__(self) -> str:
+        return f"<{self.answer}>"
+
+
+class Asked(TypedDict, total=False):
+    """Which kernels and architectures are asked: all of both, or those named.
+
+    features: "+NAME" puts one in, "-NAME" takes it out, of the kernels named in eras."""
+
+    eras: Names
+    arches: Names
+    features: Names
+    progress: Callable[[int, int], None] | None
+
+
+@overload
+def verdict(
+    question: Literal["change_pte"] = "change_pte", **asked: Unpack[Asked]
+) -> VerdictResult: ...
+@overload
+def verdict(question: str, **asked: Unpack[Asked]) -> VerdictResult | QuestionResult: ...
+def verdict(question: str = "change_pte", **asked: Unpack[Asked]) -> VerdictResult | QuestionResult:
+    """Can it ever do anything?  On every kernel and architecture, or on those named.
+
+    question: "change_pte", a `sometimes` or `never` claim, a mark or a feature.
     ValueError: a name that nothing has, with those that there are.
     """
-    if question != "change_pte":
-        raise UnknownName("question", question, ["change_pte"])
-    changes = listed(features)
-    if changes and not listed(eras):
+    if question == "change_pte":
+        return VerdictResult(verdict_change_pte(*places(asked)))
+    mark = CLAIMS[question].mark if question in CLAIMS else question
+    if mark in marks():
+        return QuestionResult(mark_wording(mark), ask(of_mark(mark), *places(asked)))
+    if question in ROWS:
+        return QuestionResult(feature_wording(question), ask(of_feature(question), *places(asked)))
+    raise UnknownName("question", question, ["change_pte", *marks(), *ROWS], QUESTIONS)
+
+
+def needed(feature: str, **asked: Unpack[Asked]) -> QuestionResult:
+    """Does any claim change if the kernels that have a feature lose it?"""
+    return QuestionResult(need_wording(feature), ask(of_need(feature), *places(asked)))
+
+
+def dead_lines(**asked: Unpack[Asked]) -> QuestionResult:
+    """The lines of the model that no scenario ever runs."""
+    return QuestionResult(lines_wording(), ask(of_lines(), *places(asked)))
+
+
+def places(
+    asked: Asked,
+) -> tuple[tuple[str, ...], list[Era], Callable[[int, int], None] | None]:
+    """Architectures, kernels and who is told how far it is."""
+    eras, changes = listed(asked.get("eras", ())), listed(asked.get("features", ()))
+    if changes and not eras:
         raise ValueError("features change a kernel: say which with eras")
-    kernels = [Era(name, changes) for name in listed(eras)]
-    return VerdictResult(verdict_change_pte(listed(arches), kernels, progress))
+    kernels = [Era(name, changes) for name in eras]
+    return listed(asked.get("arches", ())), kernels, asked.get("progress")

@@ -4,8 +4,6 @@ and has to find the states, the steps and the verdicts that mmuwitness finds."""
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,16 @@ from mmuwitness.model.kvm.kvm_main import INSTALLS_READ_ONLY
 from mmuwitness.model.scenarios import find_scenario
 from mmuwitness.process.native import NativeProgram, compile_ir
 from mmuwitness.process.program import fold
+from tests.differential.pan import MISSING, pan_report
 
 MODELS = Path(__file__).parent / "spin"
 ERA = Era("v5.10")  # what the Promela models are written for
 INSTALLS = "CHANGE_PTE_INSTALLS("  # their word for INSTALLS_READ_ONLY
 
-missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.spin,
-    pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} not found"),
+    pytest.mark.skipif(bool(MISSING), reason=f"{' and '.join(MISSING)} not found"),
 ]
 
 
@@ -54,18 +52,10 @@ def found_here(result: SearchResult, native: NativeProgram, most: int, claims: l
     return Found(result.states, result.edges, violated, violations)
 
 
-def pan_report(model: str, macros: str, directory: Path) -> str:
-    """What SPIN's verifier prints, in the build that keeps every state and every step apart."""
-
-    def run(*command: str) -> str:
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr}"
-        return done.stdout
-
-    defines = [f"-D{macro}" for macro in macros.split()]
-    run("spin", "-o1", "-o2", "-o3", *defines, "-a", str(MODELS / f"{model}.pml"))
-    run("gcc", "-O2", "-DNOREDUCE", "-DSAFETY", "-o", "pan", "pan.c")
-    return run("./pan", "-m1000000", "-w20", "-c0")
+def report_on(model: str, macros: str, directory: Path) -> str:
+    """What SPIN prints of a model that was written by hand."""
+    path = MODELS / f"{model}.pml"
+    return pan_report(path, macros.split(), directory, "-m1000000", "-w20", "-c0")
 
 
 def found_by_spin(report: str) -> Found:
@@ -117,7 +107,7 @@ def test_spin_agrees(scenario: str, arch: str, model: str, macros: str, tmp_path
     here = found_here(
         explored.result, explored.native, compiled.successors_max, list(compiled.claims)
     )
-    report = pan_report(model, macros, tmp_path)
+    report = report_on(model, macros, tmp_path)
     assert here == found_by_spin(report)
     # Any other effect of change_pte() violates an assertion of the Promela model.
     assert explored.reached_marks() == [INSTALLS_READ_ONLY] * spin_installs(model, report)
@@ -144,4 +134,4 @@ def test_spin_finds_the_same_violations(scenario: str, macros: str, tmp_path: Pa
     result = search(native.address, program.initial, most)
     here = found_here(result, native, most, list(program.claims))
     assert {"coherent", "freed_page_unmapped", "no_lost_write"} <= here.claims
-    assert here == found_by_spin(pan_report("dontneed", f"NEVER_RETRIES {macros}", tmp_path))
+    assert here == found_by_spin(report_on("dontneed", f"NEVER_RETRIES {macros}", tmp_path))

@@ -21,34 +21,81 @@ from mmuwitness.cli.common import (
 
 
 def verdict(
-    question: Annotated[str, typer.Argument(help="change_pte")],
+    question: Annotated[
+        str | None, typer.Argument(help="change_pte, a claim, a mark or a feature: see `list`.")
+    ] = None,
+    needed: Annotated[
+        str | None,
+        typer.Option("--needed", help="Take this feature, or each line of this function, away."),
+    ] = None,
+    every_line: Annotated[
+        bool, typer.Option("--all", help="The lines of the model that never run.")
+    ] = False,
     arch: Annotated[list[str] | None, typer.Option("--arch", help="Only this arch.")] = None,
     era: Annotated[list[str] | None, typer.Option("--era", help="Only this kernel.")] = None,
     feature: FeatureOption = None,
     as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("-v", help="Print a witness of each effect.")] = False,
 ) -> None:
-    """Can a hook ever do anything?  Per arch and kernel, by exploring every interleaving.
+    """Can a hook, a line or a check ever do anything?  Is it needed?
+
+    Per arch and kernel, by exploring every interleaving.
 
     Example: mmuwitness verdict change_pte --arch arm64 -v
     """
     from mmuwitness import api
+    from mmuwitness.model.functions import functions
 
+    if (question is not None) + (needed is not None) + every_line != 1:
+        raise typer.BadParameter("ask one thing: a QUESTION (change_pte), --needed NAME or --all")
     if feature and not era:
         raise typer.BadParameter("--feature changes a kernel: say which with --era")
+    if needed in functions():
+        line_by_line(needed, arch or [], era or [], feature, as_json)
+        return
     reporter = Reporter()
+    asked: api.Asked = {
+        "eras": era or (),
+        "arches": arch or (),
+        "features": feature or (),
+        "progress": reporter.tasks,
+    }
+    result: api.VerdictResult | api.QuestionResult
     try:
-        result = api.verdict(
-            question,
-            eras=era or (),
-            arches=arch or (),
-            features=feature or (),
-            progress=reporter.tasks,
-        )
+        if question is not None:
+            result = api.verdict(question, **asked)
+        elif needed is not None:
+            result = api.needed(needed, **asked)
+        else:
+            result = api.dead_lines(**asked)
     finally:
         reporter.close()
     say(result.to_json() if as_json else result.text(witnesses=verbose))
     raise typer.Exit(result.exit_code)
+
+
+def line_by_line(
+    function: str, arch: list[str], era: list[str], feature: list[str] | None, as_json: bool
+) -> None:
+    """Every line of a function is taken away or changed, on one kernel."""
+    import json
+
+    from mmuwitness.explore.mutants import judge_function
+    from mmuwitness.report.mutants_table import mutants_json, mutants_text
+
+    if len(arch) > 1 or len(era) > 1:
+        raise typer.BadParameter("the lines of a function are asked of one --arch and one --era")
+    name, wanted = arch[0] if arch else "x86-tdp", kernel(era[0] if era else "v7.3", feature)
+    reporter = Reporter()
+    try:
+        judged = judge_function(function, wanted, name, reporter.tasks)
+    finally:
+        reporter.close()
+    where = f"{name}, {wanted}"
+    if as_json:
+        say(json.dumps(mutants_json(function, where, judged), indent=1))
+    else:
+        say(mutants_text(function, where, judged))
 
 
 def check(
@@ -134,10 +181,11 @@ def replay(
 
 def list_names(
     kind: Annotated[
-        str, typer.Argument(help="scenarios, claims, arches, eras, features, functions, bugs")
+        str,
+        typer.Argument(help="scenarios, claims, arches, features, marks, bugs ..."),
     ],
 ) -> None:
-    """What there is: scenarios, claims, arches, eras, features, functions, bugs."""
+    """What there is: scenarios, claims, arches, eras, features, functions, marks, bugs."""
     from mmuwitness.report.explain import list_text
 
     say(list_text(kind))

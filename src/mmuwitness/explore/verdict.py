@@ -7,14 +7,11 @@ expect of any cell.
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from mmuwitness.explore.explorer import Exploration, Schedule, explore
+from mmuwitness.explore.kernels import INTERRUPTED, Task, in_processes, once_per_program
 from mmuwitness.explore.programs import Folding
 from mmuwitness.model.claims import CLAIMS
 from mmuwitness.model.era import Era
@@ -29,11 +26,6 @@ host, and uprobes.  In each a neighbour keeps the gfn's last-level table page.""
 
 ALONE, TABLE = "ksm_alone", "KVM.table"
 """The scenario without a neighbour: asked where the architecture looks at table pages."""
-
-Task = tuple[str, tuple[Era, ...]]
-"""An architecture, and the kernels to explore it on."""
-
-INTERRUPTED = "not explored: interrupted"
 
 EFFECTS = ("changes", "installs_read_only", "installs_writable", "zaps", "flushes", "warns")
 
@@ -136,21 +128,14 @@ def explore_arch(task: Task) -> list[list[ProgramResult]]:
 
 def explore_eras(scenario: str, arch: str, eras: Sequence[Era]) -> list[ProgramResult]:
     """One scenario on each of some kernels: explored once per program."""
-    kernel_arch = find_arch(arch).kernel_arch
-    known: list[tuple[dict[str, bool], ProgramResult]] = []
     by_digest: dict[str, ProgramResult] = {}
-    results = []
-    for era in eras:
-        for features, result in known:
-            if all(era.has(name, kernel_arch) == value for name, value in features.items()):
-                results.append(result)
-                break
-        else:
-            found = explore(SCENARIOS[scenario], era, arch, folding=Folding(claims=False))
-            result = by_digest.setdefault(found.compiled.digest, summary(found))
-            known.append((found.compiled.features, result))
-            results.append(result)
-    return results
+
+    def explored(era: Era) -> tuple[dict[str, bool], ProgramResult]:
+        found = explore(SCENARIOS[scenario], era, arch, folding=Folding(claims=False))
+        compiled = found.compiled
+        return compiled.features, by_digest.setdefault(compiled.digest, summary(found))
+
+    return once_per_program(arch, eras, explored)
 
 
 def verdict_change_pte(
@@ -175,7 +160,9 @@ def verdict_change_pte(
         for era in asked:
             cells[arch, str(era)].absent = INTERRUPTED
     try:
-        for number, (task, results) in enumerate(zip(tasks, run(tasks), strict=True), 1):
+        for number, (task, results) in enumerate(
+            zip(tasks, in_processes(explore_arch, tasks), strict=True), 1
+        ):
             for era, programs in zip(task[1], results, strict=True):
                 cells[task[0], str(era)].absent = ""
                 cells[task[0], str(era)].programs = programs
@@ -184,18 +171,6 @@ def verdict_change_pte(
     except KeyboardInterrupt:
         pass  # what is not explored says so
     return list(cells.values())
-
-
-def run(tasks: Sequence[Task]) -> Iterator[list[list[ProgramResult]]]:
-    """Results in the order of the tasks, from as many processes as there are processors."""
-    workers = min(os.cpu_count() or 1, len(tasks))
-    if workers <= 1 or "fork" not in multiprocessing.get_all_start_methods():
-        yield from map(explore_arch, tasks)
-        return
-    context = multiprocessing.get_context("fork")
-    # They end before they would need the memory back (60 MB an architecture).
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=gc.disable) as pool:
-        yield from pool.map(explore_arch, tasks)
 
 
 def spans(cells: Sequence[Cell]) -> list[list[Cell]]:

@@ -19,6 +19,7 @@ from mmuwitness.model.state import (
 from mmuwitness.process import operators
 from mmuwitness.process.ir import Block
 from mmuwitness.process.language import number_of
+from mmuwitness.process.marks import warning
 from mmuwitness.process.values import Bound, Const, Dyn, Folded, Many, Place
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def do_warn_on(b: Statements, node: ast.Call) -> Folded:
     """WARN_ON: a mark reached when the condition holds; the process goes on."""
     warned, after = Block(), Block()
     known = b.condition(node.args[0], warned, after)
-    mark = f"WARN_ON in {b.frame.source.tree.name}()"
+    mark = warning(b.frame.source.tree.name)
     if known is None:
         b.block = warned
     if known is not False:

@@ -7,34 +7,15 @@ only other module that knows this IR is `native`, which compiles it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from mmuwitness.model.state import Field
 from mmuwitness.process.errors import Location
 from mmuwitness.process.ir import Block, Op, Operand, Process, Reg
 from mmuwitness.process.layout import Layout, Slot, codes_of, snapshot_registers
+from mmuwitness.process.lowered import ErrorSite, Lowered
 from mmuwitness.process.steps import Steps
 
 BLOCKED, STEPPED, ERROR, DONE = 0, 1, 2, 3
 COMPARISONS = {"eq": "eq", "ne": "ne", "lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge"}
-
-
-@dataclass
-class ErrorSite:
-    """What went wrong when a lowered step stops with an error, and where."""
-
-    message: str
-    where: Location
-
-
-@dataclass
-class Lowered:
-    """The IR of one program and the tables that give its numbers meaning."""
-
-    text: str
-    marks: list[str]
-    errors: list[ErrorSite] = field(default_factory=list)
-    successors_max: int = 0
 
 
 class Function:
@@ -306,8 +287,15 @@ class ProcessBody(Body):
             if op.boundary >= 0:
                 self.save(op.boundary)
                 self.f.label(f"run{op.boundary}")
+            if self.lowered.lines is not None:
+                self.ran(self.lowered.line_number(op.where))
             self.op(op)
         self.ends(block)
+
+    def ran(self, number: int) -> None:
+        """Threads may store it at once: they all store the same."""
+        byte = self.f.value(f"getelementptr i8, ptr @lines, i64 {number}")
+        self.f.do(f"store i8 1, ptr {byte}")
 
     def restore(self, pc: int) -> None:
         live = set(self.steps.boundaries[pc].live)

@@ -53,6 +53,10 @@ class Library:
             raise LookupError(f"compiled code has no function {name}")
         return int(address)
 
+    def read(self, name: str, size: int) -> bytes:
+        """What a variable holds now."""
+        return ctypes.string_at(self._engine.get_global_value_address(name), size)
+
 
 def compile_ir(text: str, thorough: bool = False) -> bytes:
     """Object code of an IR module.  Quick code takes about a tenth of the time to make and runs

@@ -19,7 +19,7 @@ from mmuwitness.process.ghosts import drop_ghosts, refuse_use
 from mmuwitness.process.ir import Operand, Process
 from mmuwitness.process.layout import Layout, initial_words, make_layout
 from mmuwitness.process.locks import never_waited_for
-from mmuwitness.process.lower import Lowered
+from mmuwitness.process.lowered import Lowered
 from mmuwitness.process.simplify import simplify
 from mmuwitness.process.steps import (
     Access,
@@ -55,6 +55,7 @@ class Program:
     claims: list[str]
     functions: frozenset[str]
     unguarded: list[str] = field(default_factory=list)
+    predicates: list[FoldedClaim] = field(default_factory=list)
 
     @property
     def initial(self) -> list[int]:
@@ -75,10 +76,11 @@ class Program:
         return None if pc == self.steps[pid].done else self.steps[pid].boundaries[pc]
 
 
-def fold(host: HostSpec, every: bool = False) -> Program:
-    """Fold every process and claim of a host; see `find_steps` for `every`."""
+def fold(host: HostSpec, every: bool = False, lines: bool = False) -> Program:
+    """Fold every process and claim of a host; see `find_steps` for `every`, `lower_program` for
+    `lines`."""
     with uncollected():
-        return fold_host(host, every)
+        return fold_host(host, every, lines)
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def fold_host(host: HostSpec, every: bool) -> Program:
+def fold_host(host: HostSpec, every: bool, lines: bool) -> Program:
     builders, processes = [], []
     for pid, spec in enumerate(host.processes):
         builder = Builder(host.world, host.has_feature, host.overrides)
@@ -126,10 +128,11 @@ def fold_host(host: HostSpec, every: bool) -> Program:
         host,
         steps,
         layout,
-        lower_program(layout, steps, claims),
+        lower_program(layout, steps, claims, lines),
         [c.name for c in host.claims],
         frozenset().union(*(b.functions for b in builders)),
         unguarded_writes(processes),
+        claims,
     )
 
 

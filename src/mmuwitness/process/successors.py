@@ -19,11 +19,11 @@ from mmuwitness.process.lower import (
     STEPPED,
     ClaimBody,
     Function,
-    Lowered,
     ProcessBody,
     choices,
     propagate_snapshots,
 )
+from mmuwitness.process.lowered import Lowered
 from mmuwitness.process.steps import Steps
 
 MARKS_MAX, CLAIMS_MAX, PROCESSES_MAX = 62, 62, 16
@@ -40,8 +40,11 @@ class FoldedClaim:
     needs: list[tuple[str, int]]
 
 
-def lower_program(layout: Layout, steps: list[Steps], claims: list[FoldedClaim]) -> Lowered:
-    lowered = Lowered("", [])
+def lower_program(
+    layout: Layout, steps: list[Steps], claims: list[FoldedClaim], lines: bool = False
+) -> Lowered:
+    """lines: the program says which lines of process code it ran."""
+    lowered = Lowered("", [], lines={} if lines else None)
     propagate_snapshots([s.process for s in steps])
     parts = []
     for number, each in enumerate(steps):
@@ -63,6 +66,8 @@ def lower_program(layout: Layout, steps: list[Steps], claims: list[FoldedClaim])
         if have > most:
             raise ValueError(f"{have} {what} in one program; at most {most}")
     parts.append(emit_successors(layout, steps, len(claims)))
+    if lowered.lines is not None:
+        parts.append(f"@lines = global [{len(lowered.lines)} x i8] zeroinitializer")
     lowered.text = "\n\n".join(parts)
     lowered.successors_max = sum(max(choices(each)) for each in steps)
     return lowered

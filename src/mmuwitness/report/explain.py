@@ -15,9 +15,10 @@ from mmuwitness.model.host import ARCHES
 from mmuwitness.model.releases import RELEASES
 from mmuwitness.model.scenarios import SCENARIOS
 from mmuwitness.model.scenarios.scenario import Scenario
+from mmuwitness.process.marks import marks
 from mmuwitness.report.text import wrap
 
-KINDS = ("scenarios", "claims", "arches", "eras", "features", "functions", "bugs")
+KINDS = ("scenarios", "claims", "arches", "eras", "features", "functions", "marks", "bugs")
 
 
 def list_text(kind: str) -> str:
@@ -36,6 +37,8 @@ def list_text(kind: str) -> str:
         return table((row.name, f"{dates(row)}: {row.note}") for row in FEATURES)
     if kind == "functions":
         return table((n, first_sentence(inspect.getdoc(f) or "")) for n, f in functions().items())
+    if kind == "marks":
+        return table((mark, f"in {function}()") for mark, function in marks().items())
     if kind == "bugs":
         return table((bug.id, f"{bug.arch}: {bug.text}") for bug in corpus().values())
     raise UnknownName("kind", kind, KINDS)

@@ -42,6 +42,10 @@ NEEDS = {
 """What was counted in traces, and the effects of which the model must have one then."""
 
 
+WHAT = 47
+"""Columns of what a row says."""
+
+
 def acts(cell: Cell) -> bool:
     """Something happens to an SPTE; a flush alone is a cost, not an effect."""
     return any(effect not in ("flushes", "warns") for effect in cell.effects)
@@ -109,14 +113,8 @@ def verdict_text(cells: Sequence[Cell], witnesses: Sequence[str] = ()) -> str:
     seen = load_observed()
     for span in shown_spans(cells):
         first = span[0]
-        what = wrap(says(first), "", 47)
         kernels = span_name([cell.era for cell in span])
-        if len(kernels) > 19:
-            lines += wrap(f"{first.arch}: {kernels}", "")
-            lines.append(f"{'':33} {what[0]:47} {size(span):>11}")
-        else:
-            lines.append(f"{first.arch:13} {kernels:19} {what[0]:47} {size(span):>11}")
-        lines += [f"{'':33} {more}" for more in what[1:]]
+        lines += row_lines(first.arch, kernels, wrap(says(first), "", WHAT), size(span))
         for row in observed_rows(seen, span):
             lines += wrap(f"seen: {row.sentence}", " " * 34, 66)
             for each in contradictions(span[-1], row.counts) if span[-1].complete else ():
@@ -125,6 +123,14 @@ def verdict_text(cells: Sequence[Cell], witnesses: Sequence[str] = ()) -> str:
     for block in witnesses:
         lines += ["", block]
     return "\n".join(lines)
+
+
+def row_lines(arch: str, kernels: str, what: Sequence[str], states: str) -> list[str]:
+    """A row of a table by architecture and kernels; what: lines of at most WHAT columns."""
+    lines = [f"{arch:13} {kernels:19} {what[0]:{WHAT}} {states:>11}"]
+    if len(kernels) > 19:
+        lines = [*wrap(f"{arch}: {kernels}", ""), f"{'':33} {what[0]:{WHAT}} {states:>11}"]
+    return [*lines, *(f"{'':33} {more}" for more in what[1:])]
 
 
 def contradictions(cell: Cell, counts: ChangePteCounts) -> list[str]:
