@@ -29,8 +29,8 @@ def steps_of(schedule: Schedule, own: Scenario | None = None) -> tuple[Program, 
 
     own: the scenario, which may be one that does not come with the model."""
     scenario, era = own or scenario_of_schedule(schedule.scenario), era_of(schedule.era)
-    if not find_arch(schedule.arch).applies(era):
-        raise BadSchedule(f"{schedule.arch} has no MMU notifier in {era}'s KVM")
+    if absent := scenario.absent(era, find_arch(schedule.arch)):
+        raise BadSchedule(absent)
     how = schedule.folding
     program = fold_scenario(scenario, era, schedule.arch, how.claims, how.every)
     native = NativeProgram(compile_ir(program.lowered.text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.kvm_main import kvm_flush_remote_tlbs
+from mmuwitness.model.kvm.memslots import kvm_memslots, memslot_base
 from mmuwitness.model.primitives import write_lock
 
 
@@ -42,7 +43,8 @@ class Mips(Arch):
     def kvm_arch_flush_shadow_memslot(self, kvm, slot):
         """Given the last page, as it should be."""
         with write_lock(kvm.mmu_lock):
-            self.kvm_mips_flush_gpa_pt(kvm, slot.base_gfn, slot.base_gfn + slot.npages - 1)
+            base_gfn = memslot_base(kvm, kvm_memslots(kvm), slot)
+            self.kvm_mips_flush_gpa_pt(kvm, base_gfn, base_gfn + slot.npages - 1)
             kvm_flush_remote_tlbs(kvm)
 
     def map(self, kvm, fault):

@@ -13,6 +13,7 @@ from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.vcpu import vcpu_run
+from mmuwitness.model.mm.mm_types import Pte
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Scenario:
     sizes: arguments of Host.  setup: maps the first pages.  actors: the processes besides the
     vCPUs.  bounds: what is bounded, for people.  overrides: functions in the place of the model's.
     changes: "+NAME" and "-NAME", features that every kernel has or lacks here.
+    requires: a feature; kernels without it have nothing of what the scenario is about.
     variant: the user's file that both come from.
     """
 
@@ -42,15 +44,25 @@ class Scenario:
     sizes: dict[str, Any] = field(default_factory=dict)
     overrides: dict[str, FunctionType] = field(default_factory=dict)
     changes: tuple[str, ...] = ()
+    requires: str = ""
     variant: str = ""
+
+    def absent(self, era: Era, arch: Arch) -> str:
+        """Why there is nothing to explore on a kernel, or ""."""
+        if not arch.applies(era):
+            return f"{arch.name} has no MMU notifier in {era}'s KVM"
+        if self.requires and not era.has(self.requires, arch.kernel_arch):
+            return f"{era} has no {self.requires}, which {self.name} is about"
+        return ""
 
     def host(self, era: Era, arch: Arch, claims: bool = True) -> Host:
         """A fresh host with its processes, and with the `always` claims or without any."""
         host = Host(era.with_change(*self.changes), arch, **self.sizes)
         self.setup(host)
-        guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in host.vcpus]
+        running = [] if host.mm.exits else host.vcpus
+        guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in running]
         host.processes = [*guests, *self.actors(host)]
-        host.claims = always_claims() if claims else []
+        host.claims = always_claims(host) if claims else []
         host.overrides.update(self.overrides)
         return host
 
@@ -89,6 +101,18 @@ def private_beside_mapped_ksm_page(host: Host) -> None:
 def one_ksm_page(host: Host) -> None:
     """All addresses share one KSM page."""
     host.map_ksm_page(range(len(host.mm.addresses)), 0)
+
+
+def one_page_swapped_out(host: Host) -> None:
+    """The first page is in its swap slot, and the content is not that of a fresh page."""
+    host.mm.pte[0] = Pte(swap=True)
+    host.mm.swap[0] = host.mm.written[0] = 1
+
+
+def zero_pages(host: Host) -> None:
+    """Nothing was ever written."""
+    for addr in host.mm.addresses:
+        host.map_zero_page(addr)
 
 
 def mm_actor(name: str, function: Callable[..., Any], *more: Any) -> Callable[[Host], list[Actor]]:
