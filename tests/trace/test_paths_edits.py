@@ -10,11 +10,11 @@ import pytest
 
 from mmuwitness.trace.events import Loss
 from mmuwitness.trace.open import open_trace
+from mmuwitness.trace.paths.automaton import Automaton
 from mmuwitness.trace.paths.check import Follower, PathsResult, kernel_of
 from mmuwitness.trace.paths.events import Recorded, events_of, scan
 from mmuwitness.trace.paths.kernel import Kernel, automaton_of
 from mmuwitness.trace.paths.match import Seen
-from mmuwitness.trace.paths.tasks import Automaton
 
 DATA = Path(__file__).parents[1] / "data" / "x86"
 START, END = "__mmu_notifier_invalidate_range_start", "__mmu_notifier_invalidate_range_end"
@@ -34,8 +34,13 @@ def automaton(name: str) -> Automaton:
     return automaton_of(kernel, recorded)
 
 
-def follow(name: str, events: list[Seen], losses: list[Loss] | None = None) -> PathsResult:
+def follow(
+    name: str, events: list[Seen], losses: list[Loss] | None = None, known: bool = False
+) -> PathsResult:
+    """known: it is, from before these events, which address spaces KVM subscribes to."""
     follower = Follower(automaton(name))
+    if known:
+        follower.totals.subscribed |= read(name)[1].subscribers.keys()
     for seen in events:
         follower.lose(losses or [], seen.row)
         if follower.feed(seen) is not None:
@@ -291,11 +296,17 @@ def test_kernel_by_what_was_recorded(recorded: Recorded, era: str, mmu: str, fix
     assert kernel_of("5.15.0-91-generic", recorded).era.name == "v5.15"
 
 
-def pieces(name: str) -> list[list[Seen]]:
+MERGES_AND_FAULTS = ("try_to_merge_with_ksm_page", "kvm_page_fault")
+RANGES = (
+    *("change_protection", "unmap_vmas", "zap_page_range_single"),
+    *("try_to_migrate_one", "__split_huge_pmd"),
+)
+
+
+def pieces(name: str, begins: tuple[str, ...] = MERGES_AND_FAULTS) -> list[list[Seen]]:
     """Two activities of one task each, and where it was before them."""
     events = read(name)[0]
     user = next(s for s in events if s.what == "user")
-    begins = ("try_to_merge_with_ksm_page", "kvm_page_fault")
     found = []
     for pid in {s.pid for s in events if s.name in begins}:
         mine = [s for s in events if s.pid == pid]
@@ -341,3 +352,29 @@ def test_random_edits_are_caught(kind: str) -> None:
                 follow(name, random_edit(rng, rng.choice(parts), kind)).departure is not None
             ] += 1
     assert caught[True] / caught.total() >= CAUGHT_MIN[kind], dict(caught)
+
+
+# Not caught: one leaf less that is zapped where others are (the model does not know which were
+# there; SpteChain is the rule for that); one pass more or less that finds nothing to protect and
+# opens no window; a migration without ptep_clear_flush(), and page tables, as above.
+CAUGHT_IN_RANGES = {"drop": 0.92, "twice": 0.91, "swap": 0.93, "rename": 0.98}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CAUGHT_IN_RANGES)
+def test_random_edits_of_ranges_are_caught(kind: str) -> None:
+    rng = random.Random(3)
+    caught: Counter[bool] = Counter()
+    for name in ("6.1-tdp-numa", "6.12-tdp-numa", "6.1-tdp-madvise"):
+        # a migration in a fault is a part of that, and no piece
+        parts = [
+            part
+            for part in pieces(name, RANGES)
+            if follow(name, part, known=True).departure is None
+        ]
+        assert len(parts) > 10
+        for _ in range(150):
+            part = rng.choice(parts)
+            result = follow(name, [*random_edit(rng, part, kind), part[0]], known=True)
+            caught[result.departure is not None] += 1
+    assert caught[True] / caught.total() >= CAUGHT_IN_RANGES[kind], dict(caught)

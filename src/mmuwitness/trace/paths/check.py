@@ -18,18 +18,16 @@ from typing import TYPE_CHECKING
 
 from mmuwitness.model.era import Era
 from mmuwitness.trace.kernel import ARM64, SHADOW, TDP, Dialect, era_of_release
+from mmuwitness.trace.paths.automaton import Automaton
 from mmuwitness.trace.paths.events import Recorded, events_of, scan
 from mmuwitness.trace.paths.kernel import Kernel, automaton_of
-from mmuwitness.trace.paths.match import Seen
+from mmuwitness.trace.paths.match import ADDRESS_MAX, Seen
 from mmuwitness.trace.paths.observe import MODELLED
-from mmuwitness.trace.paths.tasks import Accepted, Automaton, Departure, NotModelled, Task, Totals
+from mmuwitness.trace.paths.tasks import Task
+from mmuwitness.trace.paths.totals import Accepted, Departure, NotModelled, Totals
 
 if TYPE_CHECKING:
     from mmuwitness.trace.events import Loss, Trace
-
-
-ADDRESS_MAX = (1 << 64) - 1
-"""Where the window of exit_mmap() ends."""
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mmuwitness.model.era import Era
-from mmuwitness.model.host import find_arch
+from mmuwitness.model.host import Host, find_arch
 from mmuwitness.model.kvm.vcpu import vcpu_run
 from mmuwitness.model.mm.ksm import ksmd
 from mmuwitness.model.mm.memory import host_thread
 from mmuwitness.trace.kernel import Dialect
+from mmuwitness.trace.paths.automaton import Automaton
 from mmuwitness.trace.paths.events import UNMODELLED, Recorded
-from mmuwitness.trace.paths.graph import Graph, conform_host, fold_graph
+from mmuwitness.trace.paths.graph import ALONE, Graph, Spec, conform_host, fold_graph
 from mmuwitness.trace.paths.match import Matcher
-from mmuwitness.trace.paths.observe import WANTED, Observer
-from mmuwitness.trace.paths.tasks import ALONE, Automaton
+from mmuwitness.trace.paths.observe import EXIT, OUTSIDE, RELEASE, WANTED, Observer
+from mmuwitness.trace.paths.rounds import (
+    forks,
+    migrates,
+    moves,
+    protects,
+    releases,
+    splits,
+    zaps,
+    zaps_of_huge,
+)
 
 ARCHES = {"tdp": "x86-tdp", "rmap": "x86-shadow", "shadow": "x86-shadow"}
 """The MMU as the trace shows it: the model's architecture."""
@@ -47,14 +57,14 @@ class Kernel:
 
 def automaton_of(kernel: Kernel, recorded: Recorded) -> Automaton:
     """The processes of this kernel, as this trace shows them."""
-    host = conform_host(kernel.era, find_arch(ARCHES[kernel.mmu]), True)
+    host = fault_host(kernel.era, ARCHES[kernel.mmu], True)
     matcher = Matcher(
         host.world.sizes,
         host.kvm.nr_gfns,
         kernel.mmu != "shadow",
         kernel.outcomes,
         frozenset(recorded.on_stacks),
-        frozenset(UNMODELLED),
+        OUTSIDE.union(UNMODELLED),
     )
     observer = Observer(kernel.mmu, host.world.sizes)
     return Automaton(graph_of(kernel.era, ARCHES[kernel.mmu]), observer, matcher, recorded)
@@ -63,14 +73,54 @@ def automaton_of(kernel: Kernel, recorded: Recorded) -> Automaton:
 @lru_cache
 def graph_of(era: Era, arch: str) -> Graph:
     """The processes of the model, folded."""
-    host = conform_host(era, find_arch(arch), True)
-    alone = conform_host(era, find_arch(arch), False)
-    return fold_graph(
-        (
-            ("ksm-merge", ksmd, (host.mm,), host),
-            ("guest fault", vcpu_run, (host.vcpus[0],), host),
-            ("host-write", host_thread, (host.mm,), host),
-            (ALONE, host_thread, (alone.mm,), alone),
-        ),
-        WANTED,
-    )
+    host, alone = fault_host(era, arch, True), fault_host(era, arch, False)
+    specs = [
+        Spec("ksm-merge", ksmd, (host.mm,), host),
+        Spec("guest fault", vcpu_run, (host.vcpus[0],), host),
+        Spec("host-write", host_thread, (host.mm,), host),
+        Spec("host-write" + ALONE, host_thread, (alone.mm,), alone),
+    ]
+    for subscribed in (True, False):
+        specs += range_specs(era, arch, subscribed)
+    specs += exit_specs(era, arch)
+    one = conform_host(era, find_arch(arch), True, 1)
+    specs.append(Spec(RELEASE, releases, (one.kvm,), one, {}, True))
+    return fold_graph(specs, WANTED)
+
+
+def fault_host(era: Era, arch: str, subscribed: bool) -> Host:
+    """Eight gfns share a table page, as many as a fault of the shadow MMU prefetches."""
+    return conform_host(era, find_arch(arch), subscribed, 1 if arch == "x86-tdp" else 8)
+
+
+def range_specs(era: Era, arch: str, subscribed: bool) -> list[Spec]:
+    """Who invalidates for the primary MMU's reasons."""
+    found = find_arch(arch)
+    host = conform_host(era, found, subscribed, 1)
+    family = conform_host(era, found, subscribed, 1, forks=True)
+    huge = conform_host(era, found, subscribed, 2, addresses=4, huge_pages=True)
+    mm, child = family.mm, family.children[0]
+    tail = "" if subscribed else ALONE
+    zap = "zap_page_range"
+    return [
+        Spec("madvise, zapping" + tail, zaps, (host.mm,), host, {zap: f"{zap}_single"}, True),
+        Spec("madvise, zapping" + tail, zaps_of_huge, (huge.mm,), huge, {}, True),
+        Spec("munmap" + tail, zaps, (host.mm,), host, {zap: "unmap_vmas"}, True),
+        Spec("mprotect, or NUMA balancing" + tail, protects, (host.mm,), host, {}, True),
+        Spec("mremap" + tail, moves, (host.mm,), host, {}, True),
+        Spec("fork" + tail, forks, (child, mm), family, {}, True),
+        Spec("THP split" + tail, splits, (huge.mm,), huge, {}, True),
+        Spec("page migration" + tail, migrates, (host.mm,), host, MIGRATES),
+    ]
+
+
+def exit_specs(era: Era, arch: str) -> list[Spec]:
+    """exit_mmap() after the notifiers were released: the list is there, and nobody is on it."""
+    host = conform_host(era, find_arch(arch), False, 1)
+    return [
+        Spec(EXIT, zaps, (host.mm,), host, {"zap_page_range": kernel}, True)
+        for kernel in ("unmap_vmas", "exit_mmap")
+    ]
+
+
+MIGRATES = {"try_to_unmap_one": "try_to_migrate_one"}

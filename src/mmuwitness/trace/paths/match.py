@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from mmuwitness.model.state import Kind
 from mmuwitness.trace.paths.graph import Word, part_of
-from mmuwitness.trace.paths.observe import CALLS, FUNCTIONS, Check, Label
+from mmuwitness.trace.paths.observe import CALLERS, CALLS, FUNCTIONS, TOLD_BY_CALLER, Check, Label
 
 PAGE_SHIFT = 12
 PFN_MASK = (1 << 40) - 1
@@ -22,6 +22,9 @@ SPTE_WRITABLE, SPTE_ACCESS = 1 << 1, 0b111
 """No bit of ACCESS is set in an SPTE that maps nothing: 0, bit 63, MMIO, a removed one."""
 PFN_ERROR, PFN_NO_SLOT = 0x7FF << 52, 0xFFF << 52
 """KVM_PFN_ERR_*: what hva_to_pfn() returns for an address without a page."""
+
+ADDRESS_MAX = (1 << 64) - 1
+"""Where the window of exit_mmap() ends."""
 
 Names = frozenset[tuple[Any, int]]
 """What the model's values are called in the trace."""
@@ -83,14 +86,17 @@ class Matcher:
         return names if len(known) == len(names) else frozenset(known.items())
 
     def called_from(self, label: Label, seen: Seen) -> bool:
-        if seen.caller in FUNCTIONS or seen.caller in self.foreign:
-            return seen.caller in label.frames
+        owners = TOLD_BY_CALLER.intersection(label.frames)
+        if owners and seen.stack and owners.isdisjoint(seen.stack):
+            return False
+        if seen.caller in FUNCTIONS or seen.caller in self.foreign or (owners and seen.caller):
+            return seen.caller in label.frames and seen.caller not in self.foreign
         if not seen.stack:
             return True
-        around = set(label.frames)
-        if any(f in self.foreign or (f in FUNCTIONS and f not in around) for f in seen.stack):
+        around = {*label.frames, *(c for f in label.frames for c in CALLERS.get(f, ()))}
+        if any((f in self.foreign or f in FUNCTIONS) and f not in around for f in seen.stack):
             return False
-        return all(f in seen.stack for f in around & self.visible & OWN_FRAMES)
+        return all(f in seen.stack for f in self.visible & OWN_FRAMES.intersection(label.frames))
 
     def holds(self, check: Check, value: int, known: dict[Any, int]) -> bool:
         if isinstance(check.word, str):
@@ -139,6 +145,33 @@ class Matcher:
             return known.setdefault(("offset", 0), offset) == offset
         return True
 
+    def role_run_hva(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        return self.same("first hva", word, value >> PAGE_SHIFT, known)
+
+    def role_run_hva_end(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
+        return self.same("last hva", word, (value - 1) >> PAGE_SHIFT, known)
+
+    def role_address_max(self, _: Word, __: Kind | None, value: int, known: Any) -> bool:
+        return value == ADDRESS_MAX
+
+    def role_run_gfn(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        return self.same("first gfn", word, value, known)
+
+    def role_run_gfn_end(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
+        """Of a memslot there are at most as many as the window has pages."""
+        first = known.get(("first gfn", word), value - 1)
+        fits = first < value and value - 1 - first <= window_size(word, known)
+        return fits and self.same("last gfn", word, value - 1, known)
+
+    def role_run_leaf(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        """Leaves go in their order, each once, all inside what the handler was called for."""
+        first = known.setdefault(("first leaf", word), value)
+        before = known.get(("leaf", word), first - 1)
+        known["leaf", word] = value
+        begin, last = known.get(("first gfn", word)), known.get(("last gfn", word))
+        inside = (begin is None or begin <= value) and (last is None or value <= last)
+        return before < value and inside and value - first <= window_size(word, known)
+
     def role_pfn(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
         missing = value & PFN_ERROR != 0
         if word == 0 or missing:
@@ -180,6 +213,9 @@ class Matcher:
     def role_flag(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
         return not isinstance(word, int) or value & 0xFF == word
 
+    def role_number(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
+        return value == word
+
     def role_errno(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
         return not isinstance(word, int) or bool(word) is (value == 0)
 
@@ -191,6 +227,12 @@ OWN_FRAMES = frozenset(
     name for row in CALLS.values() if not row.tail_called for name in row.kernel
 ) - {"kvm_tdp_mmu_unmap_gfn_range", "kvm_tdp_mmu_set_spte_gfn"}
 """Functions that a stack shows whenever they are active (unless they are inlined everywhere)."""
+
+
+def window_size(window: Word, known: Mapping[Any, int]) -> int:
+    """How far the last page of a window is behind its first, as far as that is known."""
+    first, last = known.get(("first hva", window)), known.get(("last hva", window))
+    return PFN_MASK if first is None or last is None else last - first
 
 
 def signed(value: int) -> int:
