@@ -20,7 +20,9 @@ Followers = dict[tuple[str, str], list[tuple[Label, Position]]]
 def steps_of(labels: tuple[Label, ...], point: Point) -> list[tuple[Label, Position]]:
     """The first label, with what may come behind it."""
     steps: list[tuple[Label, Position]] = [(labels[0], (labels[1:], point))]
-    return [*steps, (labels[0], (labels, point))] if labels[0].repeats else steps
+    if labels[0].repeats:
+        steps.append((labels[0], (labels[1 : labels[0].repeats] + labels, point)))
+    return steps
 
 
 class Automaton:

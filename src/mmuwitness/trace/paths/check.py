@@ -136,11 +136,15 @@ def kernel_of(release: str | None, recorded: Recorded, era: Era | None = None) -
     era = era or era_of(release, recorded)
     usual = 4 if era.has("change_pte_op", "x86") else 5
     mmu = "" if why_not(recorded) else mmu_of(recorded)
+    if mmu == "stage2":
+        return Kernel(era, mmu, Dialect("arm64", mmu))
     return Kernel(era, mmu, Dialect("x86", mmu, codes[0] if codes else usual))
 
 
 def mmu_of(recorded: Recorded) -> str:
     seen = recorded.entered | recorded.left | recorded.on_stacks | recorded.tracepoints
+    if seen & ARM64:
+        return "stage2"
     if seen & SHADOW:
         return "shadow"
     return "tdp" if seen & TDP else "rmap"
@@ -149,8 +153,6 @@ def mmu_of(recorded: Recorded) -> str:
 def why_not(recorded: Recorded) -> str:
     """Why no process of the model can be held against this trace; "" if some can."""
     seen = recorded.entered | recorded.left | recorded.on_stacks | recorded.tracepoints
-    if seen & ARM64:
-        return "the processes of arm64 are not modelled yet"
     if any(len(mns) > 1 for mns in recorded.subscribers.values()):
         return "several VMs in one address space are not modelled yet"
     if not seen & (MODELLED - {"handle_mm_fault", "do_wp_page", "wp_page_copy"}):

@@ -16,6 +16,7 @@ from mmuwitness.trace.paths.events import UNMODELLED, Recorded
 from mmuwitness.trace.paths.graph import ALONE, Graph, Spec, conform_host, fold_graph
 from mmuwitness.trace.paths.match import Matcher
 from mmuwitness.trace.paths.observe import EXIT, OUTSIDE, RELEASE, WANTED, Observer
+from mmuwitness.trace.paths.observe_arm64 import Stage2Observer
 from mmuwitness.trace.paths.rounds import (
     forks,
     migrates,
@@ -27,7 +28,7 @@ from mmuwitness.trace.paths.rounds import (
     zaps_of_huge,
 )
 
-ARCHES = {"tdp": "x86-tdp", "rmap": "x86-shadow", "shadow": "x86-shadow"}
+ARCHES = {"tdp": "x86-tdp", "rmap": "x86-shadow", "shadow": "x86-shadow", "stage2": "arm64"}
 """The MMU as the trace shows it: the model's architecture."""
 
 
@@ -36,12 +37,14 @@ class Kernel:
     """The kernel whose model is asked: which features, which MMU of KVM, how it codes results."""
 
     era: Era
-    mmu: str  # "tdp", "rmap", "shadow"
+    mmu: str  # "tdp", "rmap", "shadow", "stage2"
     dialect: Dialect
 
     @property
     def outcomes(self) -> dict[str, tuple[int, ...]]:
         """What the handling of a fault came to: the codes that say so."""
+        if self.mmu == "stage2":
+            return {"emulate": ()}  # what else it comes to is not in the code
         fixed, retry = self.dialect.fixed, self.dialect.retry
         assert fixed is not None
         return {
@@ -65,8 +68,10 @@ def automaton_of(kernel: Kernel, recorded: Recorded) -> Automaton:
         kernel.outcomes,
         frozenset(recorded.on_stacks),
         OUTSIDE.union(UNMODELLED),
+        kernel.mmu == "stage2",
     )
-    observer = Observer(kernel.mmu, host.world.sizes)
+    observers = Stage2Observer if kernel.mmu == "stage2" else Observer
+    observer = observers(kernel.mmu, host.world.sizes)
     return Automaton(graph_of(kernel.era, ARCHES[kernel.mmu]), observer, matcher, recorded)
 
 
@@ -90,7 +95,7 @@ def graph_of(era: Era, arch: str) -> Graph:
 
 def fault_host(era: Era, arch: str, subscribed: bool) -> Host:
     """Eight gfns share a table page, as many as a fault of the shadow MMU prefetches."""
-    return conform_host(era, find_arch(arch), subscribed, 1 if arch == "x86-tdp" else 8)
+    return conform_host(era, find_arch(arch), subscribed, 8 if arch == "x86-shadow" else 1)
 
 
 def range_specs(era: Era, arch: str, subscribed: bool) -> list[Spec]:
@@ -99,7 +104,9 @@ def range_specs(era: Era, arch: str, subscribed: bool) -> list[Spec]:
     host = conform_host(era, found, subscribed, 1)
     family = conform_host(era, found, subscribed, 1, forks=True)
     huge = conform_host(era, found, subscribed, 2, addresses=4, huge_pages=True)
-    mm, child = family.mm, family.children[0]
+    apart = conform_host(
+        era, found, subscribed, 1, forks=True, addresses=1, layout=MEMSLOT_ELSEWHERE
+    )
     tail = "" if subscribed else ALONE
     zap = "zap_page_range"
     return [
@@ -108,9 +115,11 @@ def range_specs(era: Era, arch: str, subscribed: bool) -> list[Spec]:
         Spec("munmap" + tail, zaps, (host.mm,), host, {zap: "unmap_vmas"}, True),
         Spec("mprotect, or NUMA balancing" + tail, protects, (host.mm,), host, {}, True),
         Spec("mremap" + tail, moves, (host.mm,), host, {}, True),
-        Spec("fork" + tail, forks, (child, mm), family, {}, True),
+        Spec("fork" + tail, forks, (*family.children, family.mm), family, {}, True),
+        Spec("fork" + tail, forks, (*apart.children, apart.mm), apart, {}, True),
         Spec("THP split" + tail, splits, (huge.mm,), huge, {}, True),
         Spec("page migration" + tail, migrates, (host.mm,), host, MIGRATES),
+        Spec("page migration" + tail, migrates, (host.mm,), host, MIGRATES, True),  # of a large one
     ]
 
 
@@ -122,5 +131,8 @@ def exit_specs(era: Era, arch: str) -> list[Spec]:
         for kernel in ("unmap_vmas", "exit_mmap")
     ]
 
+
+MEMSLOT_ELSEWHERE = ((0, 1, 1),)
+"""In none of the addresses that are copied: those of another VMA."""
 
 MIGRATES = {"try_to_unmap_one": "try_to_migrate_one"}

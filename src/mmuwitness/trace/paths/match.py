@@ -18,6 +18,9 @@ from mmuwitness.trace.paths.observe import CALLERS, CALLS, FUNCTIONS, TOLD_BY_CA
 PAGE_SHIFT = 12
 PFN_MASK = (1 << 40) - 1
 PTE_WRITE, PTE_DIRTY = 1 << 1, 1 << 6
+ARM64_PTE_WRITE, ARM64_PTE_DIRTY, ARM64_PFN_MASK = 1 << 51, 1 << 55, (1 << 36) - 1
+PROT_W = 1 << 1
+FSC_TYPE, FSC_PERMISSION = 0x3C, 0x0C
 SPTE_WRITABLE, SPTE_ACCESS = 1 << 1, 0b111
 """No bit of ACCESS is set in an SPTE that maps nothing: 0, bit 63, MMIO, a removed one."""
 PFN_ERROR, PFN_NO_SLOT = 0x7FF << 52, 0xFFF << 52
@@ -61,6 +64,7 @@ class Matcher:
     """sizes: of the model's world; slot_pages: of its memslot.
 
     nested: the hardware walks the guest's page tables, so that a fault tells a physical address.
+    arm64: how PTEs are laid out; else as on x86.
     outcomes: what a fault came to -> the codes that this kernel returns for it.
     visible: functions seen in stacks. foreign: functions of the kernel that the model does not
     have, as far as we know them."""
@@ -71,6 +75,7 @@ class Matcher:
     outcomes: Mapping[str, Collection[int]]
     visible: frozenset[str]
     foreign: frozenset[str]
+    arm64: bool = False
 
     def match(self, label: Label, seen: Seen, names: Names) -> Names | None:
         """The names after an event of the label's function or tracepoint; None: it does not fit."""
@@ -89,7 +94,8 @@ class Matcher:
         owners = TOLD_BY_CALLER.intersection(label.frames)
         if owners and seen.stack and owners.isdisjoint(seen.stack):
             return False
-        if seen.caller in FUNCTIONS or seen.caller in self.foreign or (owners and seen.caller):
+        told = bool(owners and seen.caller and label.name.startswith("__mmu_notifier_"))
+        if told or seen.caller in FUNCTIONS or seen.caller in self.foreign:
             return seen.caller in label.frames and seen.caller not in self.foreign
         if not seen.stack:
             return True
@@ -187,13 +193,16 @@ class Matcher:
         return known.setdefault((space, word), value) == value
 
     def role_pte(self, word: Word, kind: Kind | None, value: int, known: dict[Any, int]) -> bool:
-        """x86: the same value all along, with what the model says of its parts."""
-        for name, bit in (("write", PTE_WRITE), ("dirty", PTE_DIRTY)):
+        """The same value all along, with what the model says of its parts."""
+        write, dirty, mask = PTE_WRITE, PTE_DIRTY, PFN_MASK
+        if self.arm64:
+            write, dirty, mask = ARM64_PTE_WRITE, ARM64_PTE_DIRTY, ARM64_PFN_MASK
+        for name, bit in (("write", write), ("dirty", dirty)):
             part = part_of(word, kind, name, self.sizes)
             if isinstance(part, int) and bool(part) is not bool(value & bit):
                 return False
         page = part_of(word, kind, "page", self.sizes)
-        pfn = value >> PAGE_SHIFT & PFN_MASK
+        pfn = value >> PAGE_SHIFT & mask
         return self.same("pfn", page, pfn, known) and self.same("pte", word, value, known)
 
     def role_spte(self, word: Word, kind: Kind | None, value: int, known: dict[Any, int]) -> bool:
@@ -212,6 +221,40 @@ class Matcher:
 
     def role_flag(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
         return not isinstance(word, int) or value & 0xFF == word
+
+    # -- arm64: stage 2 ---------------------------------------------------------------------------
+
+    def role_ipa(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        return self.page_number("gfn", word, value >> PAGE_SHIFT, known)
+
+    def role_run_ipa(self, word: Word, kind: Kind | None, value: int, known: Any) -> bool:
+        return self.role_run_leaf(word, kind, value >> PAGE_SHIFT, known)
+
+    def role_pages(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        return not isinstance(word, int) or value >> PAGE_SHIFT == word
+
+    def role_run_pages(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
+        """What goes with the part that begins at the last IPA."""
+        begin, part = known["leaf", word], value >> PAGE_SHIFT
+        known["leaf", word] = begin + part - 1
+        return part > 0 and begin + part - 1 - known["first leaf", word] <= window_size(word, known)
+
+    def role_phys(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        return self.same("pfn", word, value >> PAGE_SHIFT, known)
+
+    def role_prot(self, word: Word, _: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        return not isinstance(word, int) or bool(value & PROT_W) is bool(word)
+
+    def role_syndrome(self, _: Word, __: Kind | None, value: int, known: dict[Any, int]) -> bool:
+        """ESR_ELx of the fault: was a leaf there that does not permit it?"""
+        known["permission", 0] = int(value & FSC_TYPE == FSC_PERMISSION)
+        return True
+
+    def role_permission(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
+        return bool(known.get(("permission", 0), word) == word)
+
+    def role_returns(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
+        return signed(value) == word
 
     def role_number(self, word: Word, _: Kind | None, value: int, known: Any) -> bool:
         return value == word

@@ -42,7 +42,10 @@ PAGES: Fields = {"page": ("pointer", ("page",)), "kpage": ("pointer", ("kpage",)
 ADDR: Fields = {"addr": ("hva", ADDRESS)}
 PTE: Fields = {"addr": ("hva", ADDRESS), "pte": ("pte", ("pte",))}
 RANGE: Fields = {"start": ("hva", ("start",)), "end": ("hva_end", ("end",))}
-GFNS: Fields = {"range.start": ("gfn", ("start",)), "range.end": ("gfn_end", ("end",))}
+GFNS: Fields = {
+    "range.start": ("gfn", ("start", "gfn")),
+    "range.end": ("gfn_end", ("end", "gend")),
+}
 DONE: Fields = {"result": ("errno", RET)}
 CHANGED: Fields = {"result": ("flag", RET)}
 NO_ERROR: Fields = {"start": ("zero", RET)}
@@ -152,6 +155,7 @@ all others CLEAR."""
 WANTED: dict[str, tuple[str, ...]] = {
     **{name: (*row.enter, *row.leave) for name, row in CALLS.items()},
     "map": ("fault.gfn", "fault.page"),
+    "install": ("fault.gfn", "fault.page", "fault.map_writable", "fault.permission"),
     "get_user_page_fast_only": ("addr", "result"),
 }
 
@@ -164,7 +168,15 @@ TRACEPOINTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 
 SPTE_TRACEPOINTS = ("kvm_mmu_spte_requested", "kvm_tdp_mmu_spte_changed", "kvm_mmu_set_spte")
 
-FUNCTIONS = frozenset(n for row in CALLS.values() for n in (*row.kernel, *row.inlined))
+STAGE2 = frozenset(
+    (
+        *("kvm_pgtable_stage2_map", "kvm_pgtable_stage2_unmap"),
+        *("kvm_pgtable_stage2_relax_perms", "kvm_handle_guest_abort"),
+    )
+)
+"""Functions of arm64 that `observe_arm64` shows."""
+
+FUNCTIONS = STAGE2.union(n for row in CALLS.values() for n in (*row.kernel, *row.inlined))
 """The kernel functions that the model has."""
 
 CALLERS = {name: row.callers for row in ROWS for name in (row.model, *row.kernel)}
@@ -172,7 +184,7 @@ CALLERS = {name: row.callers for row in ROWS for name in (row.model, *row.kernel
 
 OUTSIDE = frozenset(name for callers in CALLERS.values() for name in callers) - FUNCTIONS
 
-MODELLED = FUNCTIONS | TRACEPOINTS.keys() | set(SPTE_TRACEPOINTS)
+MODELLED = FUNCTIONS | TRACEPOINTS.keys() | {*SPTE_TRACEPOINTS, "kvm_guest_fault"}
 
 
 class Check(NamedTuple):
@@ -192,7 +204,7 @@ class Label:
     name: str
     checks: tuple[Check, ...]
     frames: tuple[str, ...]
-    repeats: bool = False  # it may come again and again
+    repeats: int = 0  # it and what comes behind it, so many labels, may come again and again
 
     def __str__(self) -> str:
         return {"enter": "{}()", "leave": "return from {}()", "trace": "{}"}[self.what].format(
@@ -350,10 +362,19 @@ def kernel_names(model: str) -> tuple[str, ...]:
 EXIT = "exit"
 """The process whose window is over the whole address space."""
 
+UNMAP = "kvm_pgtable_stage2_unmap"
+
 RELEASE = "page tables freed: the VM's end, a memslot"
 """The process that zaps outside of every window."""
 
-RUN_ROLES = {"hva": "run_hva", "hva_end": "run_hva_end", "gfn": "run_gfn", "gfn_end": "run_gfn_end"}
+RUN_ROLES = {
+    "hva": "run_hva",
+    "hva_end": "run_hva_end",
+    "gfn": "run_gfn",
+    "gfn_end": "run_gfn_end",
+    "ipa": "run_ipa",
+    "pages": "run_pages",
+}
 
 
 def of_run(label: Label, process: str) -> Label:
@@ -366,7 +387,8 @@ def of_run(label: Label, process: str) -> Label:
     checks = tuple(
         Check(roles[c.role], c.names, window, None) if c.role in roles else c for c in label.checks
     )
-    return replace(label, checks=checks, repeats=stored)
+    repeats = 1 if stored else 2 if label.name == UNMAP and label.what == "enter" else 0
+    return replace(label, checks=checks, repeats=repeats)
 
 
 def leaves(name: str, outcome: str, frames: tuple[str, ...]) -> Label:

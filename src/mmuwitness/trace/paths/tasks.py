@@ -208,7 +208,11 @@ class Task:
     # -- what is not modelled ------------------------------------------------------------------
 
     def passed_over(self, seen: Seen) -> bool:
-        """Fast page faults, huge pages and page tables are in no process."""
+        """Fast page faults, huge pages and page tables are in no process; nor are aborts on arm64
+        that nothing else is seen of."""
+        if seen.name == "kvm_handle_guest_abort" and (not self.positions or self.may_end()):
+            self.count_not_modelled(MMIO, 0, 1, seen.place)
+            return True
         if seen.name == "fast_page_fault":
             if seen.fields.get("fixed") or seen.fields.get("spurious"):
                 self.give_up("fast page fault", seen)
@@ -233,7 +237,7 @@ class Task:
             return ""
         ret, pfn = seen.fields.get("ret"), seen.fields.get("pfn")
         if seen.what == "user" and self.events == 1:
-            return "guest fault that KVM's MMU does not see (MMIO)"
+            return MMIO
         if seen.what == "leave" and seen.name in FAULT_RETURNS:
             return "access that is emulated" if ret in self.automaton.emulated else ""
         if seen.name == "kvm_tdp_mmu_map" and isinstance(pfn, int) and pfn & PFN_NO_SLOT:
@@ -380,6 +384,7 @@ class Window:
 FAULT_RETURNS = frozenset(CALLS["page_fault"].kernel) | {"kvm_faultin_pfn", "kvm_tdp_mmu_map"}
 
 MIGRATION = "page migration"
+MMIO = "guest fault that KVM's MMU does not see (MMIO)"
 ZAPS = "zaps outside of every window"
 
 FAULTS = {"guest fault", "host-write", "host-write" + ALONE}
