@@ -304,7 +304,7 @@ RANGES = (
 
 
 ARM64 = "arm64/scn6.1_a57.trace"
-STORED = "kvm_pgtable_stage2_map"
+ABORT, STORED = "kvm_handle_guest_abort", "kvm_pgtable_stage2_map"
 ARM64_EDITS = {
     "change_pte came to neither a leaf nor -ENOMEM": (
         *("leave", STORED, "ksmd", 3),
@@ -318,7 +318,7 @@ ARM64_EDITS = {
         "enter",
         "kvm_pgtable_stage2_relax_perms",
         "vmm",
-        1,
+        0,
         called(STORED),
     ),
     "another gfn is unmapped": (
@@ -339,10 +339,10 @@ ARM64_EDITS = {
 @pytest.mark.parametrize("title", ARM64_EDITS)
 def test_edit_on_arm64_is_rejected_at_its_place(title: str) -> None:
     what, function, task, nth, edit = ARM64_EDITS[title]
-    whole = read(ARM64)[0]
-    events = [s for s in whole if s.row < 2500]
+    at = find(read(ARM64)[0], what, function, task, nth)
+    events = read(ARM64)[0][: at + 200]
     assert follow(ARM64, events).departure is None
-    where = edit(events, find(events, what, function, task, nth))
+    where = edit(events, at)
     departure = follow(ARM64, events).departure
     assert departure is not None
     assert departure.seen == where
@@ -425,8 +425,9 @@ def test_random_edits_of_ranges_are_caught(kind: str) -> None:
     assert caught[True] / caught.total() >= CAUGHT_IN_RANGES[kind], dict(caught)
 
 
-# Not caught: half a KSM merge, which is a path of a merge that fails; a fault of the VMM more.
-CAUGHT_ON_ARM64 = {"drop": 0.9, "twice": 0.9, "swap": 0.9, "rename": 0.9}
+# Not caught: what a path of the VMM alone also shows, such as a fault of a guest that is dropped
+# whole but for its window.
+CAUGHT_ON_ARM64 = {"drop": 0.93, "twice": 0.97, "swap": 0.98, "rename": 0.98}
 
 
 @pytest.mark.slow
@@ -434,11 +435,12 @@ CAUGHT_ON_ARM64 = {"drop": 0.9, "twice": 0.9, "swap": 0.9, "rename": 0.9}
 def test_random_edits_on_arm64_are_caught(kind: str) -> None:
     rng = random.Random(3)
     caught: Counter[bool] = Counter()
-    found = pieces(ARM64, (START, "kvm_guest_fault"))[:400]
+    found = rng.sample(pieces(ARM64, (START, "kvm_guest_fault")), 300)
+    # without the aborts of which only the return is recorded
+    found = [[s for s in p if s.fields.get("ret") != 0 or s.name != ABORT] for p in found]
     parts = [p for p in found if follow(ARM64, [*p, p[0]]).departure is None]
     assert len(parts) > 100
     for _ in range(300):
         edited = random_edit(rng, rng.choice(parts), kind)
         caught[follow(ARM64, [*edited, edited[0]]).departure is not None] += 1
     assert caught[True] / caught.total() >= CAUGHT_ON_ARM64[kind], dict(caught)
-    print(kind, dict(caught), len(parts))

@@ -210,7 +210,8 @@ class Task:
     def passed_over(self, seen: Seen) -> bool:
         """Fast page faults, huge pages and page tables are in no process; nor are aborts on arm64
         that nothing else is seen of."""
-        if seen.name == "kvm_handle_guest_abort" and (not self.positions or self.may_end()):
+        to_vmm = seen.name == "kvm_handle_guest_abort" and seen.fields.get("ret") == 0
+        if to_vmm and (not self.positions or self.may_end()):
             self.count_not_modelled(MMIO, 0, 1, seen.place)
             return True
         if seen.name == "fast_page_fault":
