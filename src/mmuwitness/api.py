@@ -18,7 +18,7 @@ from mmuwitness.explore.questions import Answer, ask, of_feature, of_lines, of_m
 from mmuwitness.explore.search import Progress
 from mmuwitness.explore.search_memory import THREADS_MAX
 from mmuwitness.explore.verdict import Cell, verdict_change_pte
-from mmuwitness.model.claims import CLAIMS, Claim, find_claims
+from mmuwitness.model.claims import CLAIMS, EVENTUALLY, Claim, find_claims
 from mmuwitness.model.era import ROWS, Era, UnknownName
 from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import find_scenario
@@ -168,6 +168,7 @@ def check(
     arch: str = "x86-tdp",
     claims: Names = (),
     features: Names = (),
+    liveness: bool = False,
     steps: str = "merged",
     threads: int = 0,
     memory_mib: int = 8192,
@@ -175,11 +176,15 @@ def check(
 ) -> CheckResult:
     """Every claim, or those named, over every interleaving of a scenario.
 
+    liveness: the `eventually` claims, too; they are not among "every claim", since they take time
+    and memory.  A schedule that violates one ends with a loop, of `loop` steps.
     features: "+NAME" puts one in, "-NAME" takes it out.  threads: 0 is as many as processors.
     ValueError: a name that nothing has, with those that there are.
     """
     wanted = find_scenario(scenario) if isinstance(scenario, str) else scenario
     asked = find_claims(listed(claims) or CLAIMS)
+    if liveness:
+        asked += [claim for claim in EVENTUALLY.values() if claim not in asked]
     kernel = Era(era, listed(features))
     if not find_arch(arch).applies(kernel):
         raise ValueError(f"{arch} has no MMU notifier in {kernel}'s KVM")
@@ -189,7 +194,9 @@ def check(
         wanted,
         kernel,
         arch,
-        folding=Folding(every=steps == "every"),
+        folding=Folding(
+            every=steps == "every", liveness=any(claim.kind == "eventually" for claim in asked)
+        ),
         threads=threads or min(os.cpu_count() or 1, THREADS_MAX),
         memory_limit_bytes=memory_mib << 20,
         progress=progress,

@@ -105,6 +105,9 @@ def check(
     arch: ArchOption = "x86-tdp",
     claim: Annotated[list[str] | None, typer.Option("--claim", help="Only this claim.")] = None,
     feature: FeatureOption = None,
+    liveness: Annotated[
+        bool, typer.Option("--liveness", help="What has to happen in the end, too.")
+    ] = False,
     steps: Annotated[
         str, typer.Option("--steps", help="merged, or every: each shared access is a step.")
     ] = "merged",
@@ -148,6 +151,7 @@ def check(
             arch=asked.arch,
             claims=asked.claims,
             features=asked.features,
+            liveness=liveness,
             steps=steps,
             threads=threads,
             memory_mib=memory,

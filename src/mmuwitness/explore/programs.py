@@ -17,11 +17,14 @@ from pathlib import Path
 
 from mmuwitness.model.bugs.bug import known_scenario
 from mmuwitness.model.era import Era
-from mmuwitness.model.host import find_arch
+from mmuwitness.model.host import Host, find_arch
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.disk_cache import cache_directory, cached, write_whole
 from mmuwitness.process.native import compile_ir, machine_key
 from mmuwitness.process.program import Program, fold
+
+LockPoints = tuple[int, int, int, list[int]]
+"""Where a process stands at a lock: word, shift and mask of its pc in a state, and the pcs."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Compiled:
     fields: list[str]
     errors: list[str]
     functions: list[str]
+    lock_points: list[LockPoints]
 
 
 @cache
@@ -56,11 +60,13 @@ class Folding:
     """How a scenario is folded and compiled.
 
     claims: with its claims, or for its marks only.  every: each shared access is a step.
-    thorough: slower to compile, twice as fast to run."""
+    thorough: slower to compile, twice as fast to run.  liveness: with its `eventually` claims,
+    too."""
 
     claims: bool = True
     every: bool = False
     thorough: bool = False
+    liveness: bool = False
 
 
 MERGED = Folding()
@@ -92,11 +98,14 @@ def add_to_index(path: Path, made: Compiled) -> None:
         write_whole(path, content.encode())
 
 
-def fold_scenario(
-    scenario: Scenario, era: Era, arch: str, claims: bool = True, every: bool = False
-) -> Program:
+def fold_scenario(scenario: Scenario, era: Era, arch: str, how: Folding = MERGED) -> Program:
     """The folded program of a scenario, for those who need its text: replay, timelines."""
-    return fold(scenario.host(era, find_arch(arch), claims), every)
+    return fold(folded_host(scenario, era, arch, how), how.every)
+
+
+def folded_host(scenario: Scenario, era: Era, arch: str, how: Folding) -> Host:
+    """A fresh host with the claims that a program folded so has."""
+    return scenario.host(era, find_arch(arch), how.claims, how.liveness)
 
 
 def compiled_program(
@@ -105,7 +114,7 @@ def compiled_program(
     """The program of a scenario on a kernel and its object code, from the cache if it is there."""
     path = index_path(scenario, arch, how) if is_shipped(scenario) else None
     kernel_arch = find_arch(arch).kernel_arch
-    folded = partial(fold_scenario, scenario, era, arch, how.claims, how.every)
+    folded = partial(fold_scenario, scenario, era, arch, how)
     for entry in read_index(path) if path else ():
         if all(era.has(name, kernel_arch) == value for name, value in entry.features.items()):
             return entry, object_code(entry.digest, how, lambda: folded().lowered.text)
@@ -123,7 +132,7 @@ def thorough_code(
     """Code that does what that of `compiled_program` does, and took longer to make."""
 
     def text() -> str:
-        return fold_scenario(scenario, era, arch, how.claims, how.every).lowered.text
+        return fold_scenario(scenario, era, arch, how).lowered.text
 
     return object_code(compiled.digest, replace(how, thorough=True), text)
 
@@ -155,4 +164,12 @@ def describe(program: Program) -> Compiled:
         ),
         [f"{site.where}: {site.message}" for site in program.lowered.errors],
         sorted(program.functions),
+        [lock_points(program, pid) for pid in range(len(program.steps))],
     )
+
+
+def lock_points(program: Program, pid: int) -> LockPoints:
+    """Where a process stands at a lock."""
+    slot = program.layout.frames[pid].pc
+    at_lock = (b.pc for b in program.steps[pid].boundaries if b.op and b.op.code == "acquire")
+    return (slot.word, slot.shift, slot.mask, list(at_lock))

@@ -1,7 +1,8 @@
 """What is claimed of a host: one function for each claim, whose docstring is the claim.
 
 `always` claims are predicates of a state, read when the locks they need are free; `sometimes`
-claims ask whether a `cover` mark is ever reached; `never`, that it is not.
+claims ask whether a `cover` mark is ever reached; `never`, that it is not.  `eventually` claims
+are in liveness.py.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from mmuwitness.model.primitives import feature
 
 @dataclass(frozen=True)
 class Claim:
-    """kind: "always" (function is a predicate of the host), "sometimes" or "never" (mark is the
-    text of a `cover`).  number: as in the invariants' list (I1 ...), or ""."""
+    """kind: "always" (function is a predicate of the host), "eventually" (function says that
+    nothing is pending), "sometimes" or "never" (mark is the text of a `cover`).  number: as in the
+    invariants' list (I1 ...), or ""."""
 
     name: str
     kind: str
@@ -38,6 +40,9 @@ class Claim:
 
 
 CLAIMS: dict[str, Claim] = {}
+
+EVENTUALLY: dict[str, Claim] = {}
+"""Claims that are asked for apart: see liveness.py, which fills this."""
 
 
 def always(number: str, *locks: str) -> Callable[[Any], Any]:
@@ -61,13 +66,14 @@ def always_claims() -> list[Claim]:
 
 def find_claims(names: Iterable[str]) -> list[Claim]:
     """Claims by name or by number; UnknownName lists what exists."""
-    numbers = {c.number: c.name for c in CLAIMS.values() if c.number}
+    claims = CLAIMS | EVENTUALLY
+    numbers = {c.number: c.name for c in claims.values() if c.number}
     found = []
     for name in names:
         known = numbers.get(name, name)
-        if known not in CLAIMS:
-            raise UnknownName("claim", name, [*CLAIMS, *numbers])
-        found.append(CLAIMS[known])
+        if known not in claims:
+            raise UnknownName("claim", name, [*claims, *numbers])
+        found.append(claims[known])
     return found
 
 

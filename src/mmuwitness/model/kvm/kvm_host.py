@@ -47,7 +47,8 @@ class KVM(Struct):
     Wired: mm, arch, memslots, updates_memslots (False if nobody deletes one), vcpus, gfns,
     read_gfns and written_gfns (guests read and write the first so many), table_shift.
     Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
-    crowded, set when change_pte made or changed a leaf with other windows open, too.
+    crowded, set when change_pte made or changed a leaf with other windows open, too;
+    updating, set by scenarios while a memslot update runs.
     """
 
     mmu_lock = Field(RwLock())
@@ -66,12 +67,18 @@ class KVM(Struct):
     huge = Field(Bool(), array="tables")
     unbumped = Field(Bounded(-4, 4), ghost=True)
     crowded = Field(Bool(), ghost=True)
+    updating = Field(Bool(), ghost=True)
 
 
 class VCPU(Struct):
-    """struct kvm_vcpu and the TLB it runs with.  Wired: kvm."""
+    """struct kvm_vcpu and the TLB it runs with.  Wired: kvm.
+
+    Ghost, of a guest that makes one access: faulting, from its first fault until it has made it;
+    fault_gfn, where."""
 
     tlb = Field(Spte, array="gfns")
+    faulting = Field(Bool(), ghost=True)
+    fault_gfn = Field(Bounded(0, "gfns"), ghost=True)
 
 
 class KvmPageFault(Local):

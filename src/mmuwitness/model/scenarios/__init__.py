@@ -9,13 +9,14 @@ from mmuwitness.model.era import UnknownName
 from mmuwitness.model.scenarios.cow import COW
 from mmuwitness.model.scenarios.huge import HUGE
 from mmuwitness.model.scenarios.ksm import KSM
+from mmuwitness.model.scenarios.liveness import LIVENESS
 from mmuwitness.model.scenarios.memslots import MEMSLOTS
 from mmuwitness.model.scenarios.rmap import RMAP
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.model.scenarios.uprobes import UPROBES
 from mmuwitness.model.scenarios.zap import ZAP
 
-TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, HUGE)
+TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, HUGE, LIVENESS)
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}
 

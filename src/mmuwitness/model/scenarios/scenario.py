@@ -13,6 +13,7 @@ from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.vcpu import vcpu_run
+from mmuwitness.model.liveness import eventually_claims
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Scenario:
     """name, what it is about, and how to wire it.
 
     sizes: arguments of Host.  setup: maps the first pages.  actors: the processes besides the
-    vCPUs.  bounds: what is bounded, for people.  overrides: functions in the place of the model's.
-    changes: "+NAME" and "-NAME", features that every kernel has or lacks here.
+    vCPUs.  guest: what each vCPU runs.  bounds: what is bounded, for people.  overrides: functions
+    in the place of the model's.  changes: "+NAME" and "-NAME", features that every kernel has or
+    lacks here.
     variant: the user's file that both come from.
     """
 
@@ -43,14 +45,19 @@ class Scenario:
     overrides: dict[str, FunctionType] = field(default_factory=dict)
     changes: tuple[str, ...] = ()
     variant: str = ""
+    guest: Callable[..., Any] = vcpu_run
 
-    def host(self, era: Era, arch: Arch, claims: bool = True) -> Host:
-        """A fresh host with its processes, and with the `always` claims or without any."""
+    def host(self, era: Era, arch: Arch, claims: bool = True, liveness: bool = False) -> Host:
+        """A fresh host with its processes, and with the `always` claims or without any; liveness:
+        with the `eventually` claims, too."""
         host = Host(era.with_change(*self.changes), arch, **self.sizes)
         self.setup(host)
-        guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in host.vcpus]
+        guests = [Actor(f"vcpu{v.index}", self.guest, (v,)) for v in host.vcpus]
         host.processes = [*guests, *self.actors(host)]
-        host.claims = always_claims() if claims else []
+        host.claims = [
+            *(always_claims() if claims else ()),
+            *(eventually_claims() if liveness else ()),
+        ]
         host.overrides.update(self.overrides)
         return host
 

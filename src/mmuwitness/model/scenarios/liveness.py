@@ -1,0 +1,115 @@
+"""Scenarios of what has to happen in the end: guests that make one access, windows that are
+finitely many, or that others wait for."""
+
+from __future__ import annotations
+
+from mmuwitness.model.kvm.memslots import KVM_MR_CREATE, KVM_MR_DELETE, kvm_set_memory_region
+from mmuwitness.model.kvm.vcpu import vcpu_access_once
+from mmuwitness.model.mm.memory import madvise_dontneed, zap_page_range_single
+from mmuwitness.model.mm.mmu_notifier import (
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
+from mmuwitness.model.primitives import wait_until
+from mmuwitness.model.scenarios.scenario import (
+    ONE_GFN,
+    Actor,
+    Scenario,
+    mm_actor,
+    two_private_pages,
+)
+
+
+def dontneed_twice(mm):
+    zap_page_range_single(mm, 0)
+    zap_page_range_single(mm, 0)
+
+
+def preempted_invalidator(host):
+    """Opens a window over the second page, and is not scheduled before the guest has its page: who
+    is preempted there, or sleeps, may be so for any time."""
+    mmu_notifier_invalidate_range_start(host.mm, 1, 2)
+    wait_until(host.kvm.spte[0].present)
+    mmu_notifier_invalidate_range_end(host.mm, 1, 2)
+
+
+def zap_elsewhere(mm):
+    """The second page is dropped, again and again."""
+    while True:
+        zap_page_range_single(mm, 1)
+
+
+def set_memory_region_twice(kvm):
+    kvm.updating = True
+    kvm_set_memory_region(kvm, KVM_MR_DELETE)
+    kvm_set_memory_region(kvm, KVM_MR_CREATE)
+    kvm.updating = False
+
+
+FIRST_GFN = {"pages": 3, "read_gfns": 1, "written_gfns": 0}
+
+LIVENESS = (
+    Scenario(
+        "fault_once",
+        "A guest accesses a page that the VMM drops twice.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 2 calls",
+        two_private_pages,
+        mm_actor("madvise", dontneed_twice),
+        ONE_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "fault_once_smp",
+        "Two vCPUs access a page that the VMM drops twice.",
+        "2 vCPUs, 1 access each, 1 gfn, 3 pages, 2 calls",
+        two_private_pages,
+        mm_actor("madvise", dontneed_twice),
+        {**ONE_GFN, "pages": 3, "vcpus": 2},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "fault_beside_window",
+        "A guest reads a page while a window over another page stays open until it has.",
+        "1 vCPU, 1 read, 2 gfns in one table page, 3 pages, 1 window",
+        two_private_pages,
+        lambda host: [Actor("preempted", preempted_invalidator, (host,))],
+        FIRST_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "fault_in_storm",
+        "A guest reads a page while the VMM drops another one, again and again.",
+        "1 vCPU, 1 read, 2 gfns in one table page, 3 pages, any number of calls",
+        two_private_pages,
+        mm_actor("madvise", zap_elsewhere),
+        FIRST_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "memslot_in_storm",
+        "The VMM deletes a memslot and creates it again while two threads of it drop a page, again"
+        " and again.",
+        "1 vCPU, 1 read, 1 gfn, 2 pages, 1 deletion, any number of calls by two threads",
+        two_private_pages,
+        lambda host: [
+            Actor("madvise0", madvise_dontneed, (host.mm,)),
+            Actor("madvise1", madvise_dontneed, (host.mm,)),
+            Actor("ioctl", set_memory_region_twice, (host.kvm,)),
+        ],
+        {**ONE_GFN, "updates_memslots": True, "written_gfns": 0},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "memslot_fault",
+        "The VMM deletes a memslot and creates it again while a guest accesses it and the page is"
+        " dropped twice.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 1 deletion, 2 calls",
+        two_private_pages,
+        lambda host: [
+            Actor("madvise", dontneed_twice, (host.mm,)),
+            Actor("ioctl", set_memory_region_twice, (host.kvm,)),
+        ],
+        {**ONE_GFN, "updates_memslots": True},
+        guest=vcpu_access_once,
+    ),
+)
