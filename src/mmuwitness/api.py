@@ -169,6 +169,7 @@ def check(
     claims: Names = (),
     features: Names = (),
     liveness: bool = False,
+    fair_locks: bool = True,
     steps: str = "merged",
     threads: int = 0,
     memory_mib: int = 8192,
@@ -177,7 +178,8 @@ def check(
     """Every claim, or those named, over every interleaving of a scenario.
 
     liveness: the `eventually` claims, too; they are not among "every claim", since they take time
-    and memory.  A schedule that violates one ends with a loop, of `loop` steps.
+    and memory.  A schedule that violates one ends with a loop, of `loop` steps.  fair_locks: who
+    waits for a lock gets it in the end; if not, others may overtake, and each access is a step.
     features: "+NAME" puts one in, "-NAME" takes it out.  threads: 0 is as many as processors.
     ValueError: a name that nothing has, with those that there are.
     """
@@ -197,6 +199,7 @@ def check(
         folding=Folding(
             every=steps == "every", liveness=any(claim.kind == "eventually" for claim in asked)
         ),
+        fair_locks=fair_locks,
         threads=threads or min(os.cpu_count() or 1, THREADS_MAX),
         memory_limit_bytes=memory_mib << 20,
         progress=progress,

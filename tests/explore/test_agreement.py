@@ -117,7 +117,7 @@ def assert_executors_agree(program: Program, make_host, states_max: int) -> Grap
 
 STATES_MAX = 3000
 SMALL = ("uprobe_one", "dontneed_one", "reclaim_one", "migrate_one", "unmerge", "ksm_first",
-         "memslot_delete", "memslot_dontneed", "mmap_hugetlb")  # fmt: skip
+         "memslot_delete", "memslot_dontneed", "mmap_hugetlb", "memslot_roots")  # fmt: skip
 """The scenarios that have programs of up to STATES_MAX states; test_pinned checks the list."""
 
 

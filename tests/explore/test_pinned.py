@@ -136,6 +136,17 @@ BUGS = {
         until="v5.6",
         mended="+x86_hugetlb_from_page_tables",
     ),
+    "H8": Bug(
+        "A root that is invalid and not zapped yet is passed over by start(): commit d62007edf01f"
+        " in v5.18.  Until v5.16 faults mapped into it (H11), and a yield left some of it (H9).",
+        claims="I4 obsolete_root_unmapped",
+        arches=("x86-tdp",),
+        scenarios=("memslot_roots",),
+        since="v5.13",
+        until="v5.18",
+        mended="+x86_tdp_unmaps_invalid_roots +x86_fault_checks_root"
+        " +x86_tdp_iter_restarts_in_place",
+    ),
     "2ec74c3ef2d8": Bug(
         "Rmap walks drop ptl before invalidate_page, v3.7 to v4.10: for a while the PTE is gone"
         " and the SPTE is not.  No harm by itself: till then the page is locked and referenced.",

@@ -194,6 +194,8 @@ def flush_nothing(kvm):
 @mutant(
     "start() does not zap",
     "arch.arch.Arch.kvm_unmap_gfn_range",
+    "arch.x86.X86Shadow.kvm_unmap_gfn_range",
+    "arch.x86.X86Tdp.kvm_unmap_gfn_range",
     "arch.arm64.Arm64.kvm_unmap_gfn_range",
 )
 def zap_nothing(self, kvm, range):

@@ -42,8 +42,10 @@ def test_bounds_are_those_of_the_host(name: str) -> None:
     assert said == has
     forever = "any number of" in scenario.bounds
     assert forever or host.mm.host_thread, "an actor that ends, or a bound that is not said"
-    assert ("in one table page" in scenario.bounds) == (len(host.kvm.gfns) > 1)
-    readers = ("ksm_first", "unmerge_uprobe", "memslot_delete")
+    assert ("in one table page" in scenario.bounds) == (
+        len(host.kvm.gfns) > 1 and len(host.kvm.table) == 1
+    )
+    readers = ("ksm_first", "unmerge_uprobe", "memslot_delete", "memslot_roots")
     assert ("that reads" in scenario.bounds) == (name in readers)
 
 
@@ -70,7 +72,8 @@ def test_processes_have_names_of_their_own(name: str) -> None:
     names = [process.name for process in host.processes]
     assert len(set(names)) == len(names)
     assert names[: len(host.vcpus)] == [f"vcpu{n}" for n in range(len(host.vcpus))]
-    two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed", "thp", "collapse_shmem")
+    two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed", "thp", "collapse_shmem",
+           "memslot_roots")  # fmt: skip
     assert len(names) == len(host.vcpus) + (2 if name in two else 1)
 
 
@@ -206,6 +209,21 @@ def never_without_memslot(host):
     return host.kvm.active_memslots != GONE
 
 
+def never_dropped_between(host):
+    """Under a window mmu_lock is free, and one leaf is gone, the other not."""
+    if host.mm.invalidating == 0 or host.mm.open_windows[0] != 0:
+        return True
+    return host.kvm.spte[0].present or not host.kvm.spte[1].present
+
+
+def never_none_beside(host):
+    return host.mm.pte[1].present
+
+
+def never_an_invalid_root(host):
+    return not host.kvm.invalid_spte[1].present
+
+
 MERGES = (never_merged, never_of_its_own, never_replaced)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm": MERGES,
@@ -229,6 +247,8 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "migrate": (never_migrating, never_replaced),
     "migrate_one": (never_migrating, never_replaced),
     "memslot_delete": (never_merged, never_replaced, never_being_deleted, never_without_memslot),
+    "dontneed_both": (never_none, never_replaced, never_dropped_between),
+    "memslot_roots": (never_none_beside, never_being_deleted, never_without_memslot),
     "memslot_dontneed": (never_none, never_replaced, never_being_deleted, never_without_memslot),
     "thp": (never_none, never_split, never_collapsed, never_huge_leaf, never_small_leaf),
     "mmap_hugetlb": (never_none, never_replaced, never_huge_leaf, never_small_leaf),
@@ -278,6 +298,13 @@ def never_a_window_outside(host):
 
 def test_in_ksm_one_a_window_opens_outside_the_memslot() -> None:
     assert happened("ksm_one", "v6.1", "x86-tdp", never_a_window_outside)
+
+
+@pytest.mark.parametrize(("era", "arch"), [("v5.13", "x86-tdp"), ("v7.3", "x86-tdp")])
+def test_in_memslot_roots_a_root_becomes_invalid(era: str, arch: str) -> None:
+    assert happened("memslot_roots", era, arch, never_an_invalid_root)
+    assert not happened("memslot_roots", "v5.12", arch, never_an_invalid_root)
+    assert not happened("memslot_roots", era, "x86-shadow", never_an_invalid_root)
 
 
 def test_what_does_not_happen() -> None:

@@ -108,6 +108,9 @@ def check(
     liveness: Annotated[
         bool, typer.Option("--liveness", help="What has to happen in the end, too.")
     ] = False,
+    unfair_locks: Annotated[
+        bool, typer.Option("--unfair-locks", help="Who waits for a lock may be overtaken for ever.")
+    ] = False,
     steps: Annotated[
         str, typer.Option("--steps", help="merged, or every: each shared access is a step.")
     ] = "merged",
@@ -152,6 +155,7 @@ def check(
             claims=asked.claims,
             features=asked.features,
             liveness=liveness,
+            fair_locks=asked.fair_locks and not unfair_locks,
             steps=steps,
             threads=threads,
             memory_mib=memory,

@@ -55,6 +55,7 @@ class Exploration:
     native: NativeProgram
     lassos: dict[str, Lasso] = field(default_factory=dict)
     no_lassos: str = ""  # why they were not looked for
+    fair_locks: bool = True
 
     @property
     def complete(self) -> bool:
@@ -142,6 +143,7 @@ def explore(
     arch: str,
     *,
     folding: Folding = MERGED,
+    fair_locks: bool = True,
     threads: int = 1,
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     progress: Callable[[Progress], None] | None = None,
@@ -149,7 +151,11 @@ def explore(
     """Every state of a scenario; see `SearchResult.stopped` for why a search ended early.
 
     A search that takes more than a second goes on with code that was optimised meanwhile.  With
-    `eventually` claims it is made by one thread, and if it is complete lassos are looked for."""
+    `eventually` claims it is made by one thread, and if it is complete lassos are looked for.
+
+    fair_locks: who waits for a lock gets it in the end.  If not, a lock that is held has to be seen
+    held, so each shared access is a step."""
+    folding = replace(folding, every=folding.every or not fair_locks)
     compiled, code = compiled_program(scenario, era, arch, folding)
     native = NativeProgram(code)
     better: list[NativeProgram] = []  # held as long as the search may call it
@@ -167,7 +173,9 @@ def explore(
         progress=progress,
         improve=None if folding.thorough else improve,
     )
-    found = Exploration(scenario, era, arch, folding, compiled, result, native)
+    found = Exploration(
+        scenario, era, arch, folding, compiled, result, native, fair_locks=fair_locks
+    )
     if folding.liveness and found.complete:
         look_for_lassos(found, memory_limit_bytes)
     return found
@@ -185,6 +193,6 @@ def look_for_lassos(found: Exploration, memory_limit_bytes: int) -> None:
     graph = StateGraph(found.native.address, compiled.successors_max, result, compiled.lock_points)
     for bit, name in enumerate(compiled.claims):
         if name in EVENTUALLY and bit in result.violated:
-            lasso = graph.lasso(bit)
+            lasso = graph.lasso(bit, found.fair_locks)
             if lasso is not None:
                 found.lassos[name] = lasso

@@ -17,6 +17,7 @@ from mmuwitness.model.kvm.kvm_host import GONE
 from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
 from mmuwitness.model.mm.mm_types import PMD_HUGE, UNKNOWN, pmd_of, walk_page_tables
 from mmuwitness.model.primitives import feature
+from mmuwitness.model.state import Bounded
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,9 @@ def freed_page_unmapped(host: Any) -> Any:
         spte = kvm.spte[gfn]
         if spte.present and spte.page.refcount == 0:
             return False
+        spte = kvm.invalid_spte[gfn]
+        if spte.present and spte.page.refcount == 0:
+            return False
         for vcpu in kvm.vcpus:
             entry = vcpu.tlb[gfn]
             if entry.present and entry.page.refcount == 0:
@@ -205,6 +209,22 @@ def deleted_slot_unmapped(host: Any) -> Any:
             for vcpu in kvm.vcpus:
                 if vcpu.tlb[gfn].present:
                     return False
+    return True
+
+
+@always("", "mmu_lock")
+def obsolete_root_unmapped(host: Any) -> Any:
+    """A root that a memslot update made invalid and zapped maps nothing from then on: nobody looks
+    there again."""
+    kvm = host.kvm
+    held: Bounded(0, 2) = 0  # type: ignore[valid-type]
+    for vcpu in kvm.vcpus:
+        if vcpu.root_invalid:
+            held += 1
+    if kvm.tdp_mmu_root_count == held:
+        for gfn in kvm.gfns:
+            if kvm.invalid_spte[gfn].present:
+                return False
     return True
 
 

@@ -45,9 +45,11 @@ def find_arch(name: str) -> Arch:
 class Host:
     """What a scenario's processes run on.
 
-    addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts.
-    updates_memslots: somebody deletes the first one.  gfns_per_table: 2 if neighbouring gfns share
-    their last-level table page, 1 if each has its own.
+    addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts;
+    what is over goes to the last one.
+    updates_memslots: somebody deletes the first one; replaces_roots: the x86 TDP MMU replaces its
+    root then.  yields: a zap may drop mmu_lock between two leaves.
+    gfns_per_table: 2 if neighbouring gfns share their last-level table page, 1 if each has its own.
     read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
     """
 
@@ -61,6 +63,8 @@ class Host:
         slot_pages: int = 2,
         memslots: int = 1,
         updates_memslots: bool = False,
+        replaces_roots: bool = False,
+        yields: bool = False,
         pages: int = 4,
         gfns_per_table: int = 2,
         read_gfns: int = 0,
@@ -68,6 +72,7 @@ class Host:
         mergeable: int = 1,
         host_thread: bool = False,
         defers_flushes: bool = False,
+        loops_in_host: bool = False,
         huge_pages: bool = False,
         shmem: bool = False,
         shares_pmds: bool = False,
@@ -100,12 +105,16 @@ class Host:
         for number, slot in enumerate(slots):
             slot.id = number
             slot.userspace_addr = slot.base_gfn = number * slot.npages
+        slots[-1].npages += slot_pages % memslots
         self.kvm = self.world.add(
             KVM,
             mm=self.mm,
             arch=arch,
             memslots=slots,
             updates_memslots=updates_memslots,
+            loops_in_host=loops_in_host,
+            replaces_roots=replaces_roots,
+            yields=yields,
             gfns=range(slot_pages),
             nr_gfns=slot_pages,
             read_gfns=read_gfns or slot_pages,

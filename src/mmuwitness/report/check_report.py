@@ -20,10 +20,11 @@ WHY = {
     "error": "the model itself went wrong",
 }
 
-FAIR = (
-    "Liveness: in every fair run, where who can go on from some time on does go on, and who waits"
-    " for a lock that is free again and again gets it."
-)
+FAIR = "Liveness: in every fair run.  Who can go on, from some time on, does go on; "
+FAIR_LOCKS = {
+    True: "who waits for a lock that is free again and again gets it.",
+    False: "who waits for a lock may be overtaken for ever.",
+}
 
 CAUTION = (
     "This is a result about the model of {arch} on {era}, not about a machine.  If you find that a "
@@ -91,7 +92,7 @@ def bounds(found: Exploration) -> list[str]:
     if found.no_lassos:
         lines += wrap(f"Liveness was not decided: {found.no_lassos}.", "")
     elif found.folding.liveness:
-        lines += wrap(FAIR, "")
+        lines += wrap(FAIR + FAIR_LOCKS[found.fair_locks], "")
     return lines
 
 
@@ -115,6 +116,12 @@ def discoveries(found: Exploration, claims: Sequence[Claim]) -> list[tuple[str, 
     return [("\n".join(line for t in texts for line in wrap(t, "")), s) for texts, s in ordered]
 
 
+def fairness(found: Exploration) -> str | None:
+    if not found.folding.liveness:
+        return None
+    return "weak, and locks are fair" if found.fair_locks else "weak"
+
+
 def check_json(found: Exploration, claims: Sequence[Claim]) -> dict[str, Any]:
     result = found.result
     return {
@@ -124,7 +131,7 @@ def check_json(found: Exploration, claims: Sequence[Claim]) -> dict[str, Any]:
         "arch": found.arch,
         "bounds": found.scenario.bounds,
         "memory_order": "sequentially consistent",
-        "fairness": "weak, locks are fair" if found.folding.liveness else None,
+        "fairness": fairness(found),
         "complete": found.complete,
         "stopped": result.stopped,
         "states": result.states,

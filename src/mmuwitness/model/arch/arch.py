@@ -64,10 +64,14 @@ class Arch:
 
     def kvm_arch_flush_shadow_memslot(self, kvm, slot):
         """The memslot is INVALID: all that it maps is zapped."""
-        range = KvmGfnRange(slot=slot, start=slot.base_gfn, end=slot.base_gfn + slot.npages)
+        first, end = slot.base_gfn, slot.base_gfn + slot.npages
+        range = KvmGfnRange(slot=slot, may_block=False, start=first, end=end)
         with write_lock(kvm.mmu_lock):
             if self.kvm_unmap_gfn_range(kvm, range):
                 kvm_flush_remote_tlbs(kvm)
+
+    def kvm_mmu_reload(self, vcpu):
+        """No root is ever invalid."""
 
     def page_fault(self, vcpu, fault):
         """Snapshot, look up without locks, lock, retry or install."""
@@ -79,6 +83,23 @@ class Arch:
                 if not self.is_stale(kvm, fault):
                     self.map(kvm, fault)
             put_page(fault.page)
+
+    def page_fault_in_host(self, vcpu, fault):
+        """As page_fault of MIPS and LoongArch: a fault that is retried begins again, here.  The
+        vCPU is in kvm->srcu all the time, and takes no signal."""
+        kvm = vcpu.kvm
+        retry = True
+        while retry:
+            retry = False
+            fault.page = None
+            self.take_snapshot(kvm, fault)
+            hva_to_pfn(kvm, fault, self.maps_reads_writable)
+            if fault.page is not None:
+                with write_lock(kvm.mmu_lock):
+                    retry = self.is_stale(kvm, fault)
+                    if not retry:
+                        self.map(kvm, fault)
+                put_page(fault.page)
 
     def take_snapshot(self, kvm, fault):
         fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()

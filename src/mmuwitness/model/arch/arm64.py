@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import Spte
-from mmuwitness.model.kvm.kvm_main import hva_to_pfn
+from mmuwitness.model.kvm.kvm_main import cond_resched_rwlock_write, hva_to_pfn
 from mmuwitness.model.mm.mm_types import put_page
 from mmuwitness.model.primitives import feature, read_lock, write_lock
 
@@ -32,9 +32,15 @@ class Arm64(Arch):
         return False
 
     def kvm_unmap_gfn_range(self, kvm, range):
-        """stage2_unmap_walker(): a table page whose last leaf went is freed."""
+        """stage2_unmap_walker(): a table page whose last leaf went is freed.  The walk goes
+        block by block (here: by table pages) and may yield between two; all is flushed then."""
         for gfn in kvm.gfns:
             if range.start <= gfn and gfn < range.end:
+                if kvm.yields and range.may_block and feature.arm64_unmap_yields:
+                    if gfn != range.start and self.table_of(kvm, gfn) != self.table_of(
+                        kvm, gfn - 1
+                    ):
+                        cond_resched_rwlock_write(kvm)
                 if kvm.spte[gfn].present:
                     self.zap_and_flush(kvm, gfn)
                     self.free_empty_table(kvm, self.table_of(kvm, gfn))

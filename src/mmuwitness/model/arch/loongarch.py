@@ -15,6 +15,13 @@ class Loongarch(Arch):
     change_pte = "loongarch_change_pte"
     maps_reads_writable = True
 
+    def page_fault(self, vcpu, fault):
+        """kvm_map_page(): as on MIPS, and every 100 rounds it lets others run."""
+        if vcpu.kvm.loops_in_host:
+            self.page_fault_in_host(vcpu, fault)
+        else:
+            Arch.page_fault(self, vcpu, fault)
+
     def kvm_set_spte_gfn(self, kvm, range):
         """An absent leaf is cleared again; a present one gets the new pfn, writable only if both
         were.  (Leaves are young here: a mapped page was accessed.)"""

@@ -10,13 +10,21 @@ from mmuwitness.model.primitives import write_lock
 
 class Mips(Arch):
     """The SPTE is a host PTE; table pages stay while a zap covers less than all they map.  A fault
-    that is retried loops in the host; here the guest faults again, which nobody can tell apart."""
+    that is retried loops in the host; unless a scenario asks for that the guest faults again, which
+    only those who wait for kvm->srcu can tell apart."""
 
     name = "mips"
     kernel_arch = "mips"
     notifier = "mips_notifier"
     change_pte = "mips_change_pte"
     maps_reads_writable = True
+
+    def page_fault(self, vcpu, fault):
+        """kvm_mips_map_page()"""
+        if vcpu.kvm.loops_in_host:
+            self.page_fault_in_host(vcpu, fault)
+        else:
+            Arch.page_fault(self, vcpu, fault)
 
     def kvm_set_spte_gfn(self, kvm, range):
         """The host's PTE is stored as it is, writable or not, if the table page exists.  Flushed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import Spte
+from mmuwitness.model.kvm.kvm_main import cond_resched_rwlock_write
 from mmuwitness.model.primitives import feature, read_lock
 
 
@@ -29,10 +30,13 @@ class Riscv(Arch):
     def kvm_unmap_gfn_range(self, kvm, range):
         """gstage_unmap_range(): an hfence for each leaf.  Until commit a5f8307e2eaa ("RISC-V: KVM:
         Fix skip of valid pages in kvm_riscv_gstage_unmap_range") in v7.2 it went on one table's
-        size further where it found no table page, from wherever it was."""
+        size further where it found no table page, from wherever it was.  After each leaf it may
+        yield."""
         addr = range.start
         for gfn in kvm.gfns:
             if addr <= gfn and gfn < range.end:
+                if kvm.yields and range.may_block and gfn != range.start:
+                    cond_resched_rwlock_write(kvm)
                 if self.is_huge(kvm, gfn):
                     self.gstage_unmap_huge(kvm, gfn, range)
                     continue

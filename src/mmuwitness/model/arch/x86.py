@@ -1,10 +1,21 @@
-"""arch/x86/kvm/mmu/mmu.c and tdp_mmu.c: the shadow (rmap) MMU and the TDP MMU."""
+"""arch/x86/kvm/mmu/mmu.c: the shadow (rmap) MMU; the TDP MMU, whose own file is x86_tdp."""
 
 from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
+from mmuwitness.model.arch.x86_tdp import (
+    invalidates_roots,
+    kvm_mmu_reload,
+    kvm_mmu_zap_all_fast,
+    kvm_tdp_mmu_unmap_gfn_range,
+)
 from mmuwitness.model.kvm.kvm_host import VALID, Spte
-from mmuwitness.model.kvm.kvm_main import hva_to_pfn, kvm_flush_remote_tlbs
+from mmuwitness.model.kvm.kvm_main import (
+    cond_resched_rwlock_write,
+    hva_to_pfn,
+    kvm_flush_remote_tlbs,
+    rwlock_needbreak,
+)
 from mmuwitness.model.kvm.memslots import gfn_to_memslot, kvm_memslots
 from mmuwitness.model.mm.gup import get_user_page_fast_only
 from mmuwitness.model.mm.mm_types import put_page
@@ -66,6 +77,25 @@ class X86Shadow(X86):
 
     name = "x86-shadow"
 
+    def kvm_unmap_gfn_range(self, kvm, range):
+        """Since commit 548f87f667a3 ("KVM: x86/mmu: Honor NEED_RESCHED when zapping rmaps and
+        blocking is allowed") in v6.12 the walk of the rmaps may yield as well: after each gfn, and
+        what it zapped is flushed before."""
+        if not (kvm.yields and range.may_block and feature.x86_shadow_unmap_yields):
+            return X86.kvm_unmap_gfn_range(self, kvm, range)
+        flush = False
+        for gfn in kvm.gfns:
+            if range.start <= gfn and gfn < range.end:
+                if kvm.spte[gfn].present:
+                    kvm.spte[gfn] = Spte()
+                    flush = True
+                if rwlock_needbreak(kvm):
+                    if flush:
+                        kvm_flush_remote_tlbs(kvm)
+                    flush = False
+                    cond_resched_rwlock_write(kvm)
+        return flush
+
     def direct_page_fault(self, kvm, fault):
         with write_lock(kvm.mmu_lock):
             if not self.is_stale(kvm, fault):
@@ -103,15 +133,41 @@ class X86Tdp(X86):
     def direct_page_fault(self, kvm, fault):
         parallel = feature.x86_tdp_parallel_fault
         with read_lock(kvm.mmu_lock) if parallel else write_lock(kvm.mmu_lock):
-            if not self.is_stale(kvm, fault):
+            if not self.is_page_fault_stale(kvm, fault):
                 self.tdp_mmu_map_handle_target_level(kvm, fault)
+
+    def is_page_fault_stale(self, kvm, fault):
+        """Since commit a955cad84cda ("KVM: x86/mmu: Retry page fault if root is invalidated by
+        memslot update") in v5.16 a fault whose root became invalid is retried, with another."""
+        if invalidates_roots(kvm) and feature.x86_fault_checks_root and fault.vcpu.root_invalid:
+            return True
+        return self.is_stale(kvm, fault)
 
     def tdp_mmu_map_handle_target_level(self, kvm, fault):
         huge = kvm.mm.huge_pages and self.maps_huge(kvm, fault)
         with atomic("cmpxchg: if another vCPU was faster, this one faults again"):
+            if kvm.replaces_roots and fault.vcpu.root_invalid:
+                self.map_in_invalid_root(kvm, fault)
+                return
             old = kvm.spte[fault.gfn]
             if not old.present or (old.page is fault.page and not old.write):
                 if huge:
                     self.map_huge(kvm, fault)
                 else:
                     self.map(kvm, fault)
+
+    def map_in_invalid_root(self, kvm, fault):
+        """The root that the vCPU will put before it enters the guest."""
+        kvm.invalid_spte[fault.gfn] = Spte(present=True, write=fault.map_writable, page=fault.page)
+
+    def kvm_unmap_gfn_range(self, kvm, range):
+        return kvm_tdp_mmu_unmap_gfn_range(kvm, range)
+
+    def kvm_arch_flush_shadow_memslot(self, kvm, slot):
+        if invalidates_roots(kvm):
+            kvm_mmu_zap_all_fast(kvm)
+        else:
+            X86.kvm_arch_flush_shadow_memslot(self, kvm, slot)
+
+    def kvm_mmu_reload(self, vcpu):
+        kvm_mmu_reload(vcpu)

@@ -4,33 +4,8 @@ from __future__ import annotations
 
 from mmuwitness.model.bugs.bug import Bug
 from mmuwitness.model.features.feature import SOURCE
-from mmuwitness.model.mm.memory import zap_pte_range
-from mmuwitness.model.mm.mm_types import put_page
-from mmuwitness.model.mm.mmu_notifier import (
-    mmu_notifier_invalidate_range_end,
-    mmu_notifier_invalidate_range_start,
-)
-from mmuwitness.model.primitives import read_lock
-from mmuwitness.model.scenarios.scenario import Actor, Scenario, two_private_pages
-
-
-def zap_page_range(mm, start, end):
-    """MADV_DONTNEED of several pages in one window; a full batch is freed inside it."""
-    with read_lock(mm.mmap_lock):
-        mmu_notifier_invalidate_range_start(mm, start, end)
-        for addr in mm.addresses:
-            if start <= addr and addr < end:
-                page = zap_pte_range(mm, addr)
-                if page is not None:
-                    put_page(page)
-        mmu_notifier_invalidate_range_end(mm, start, end)
-
-
-def madvise_unaligned(mm):
-    """All pages but the first, any number of times: the range begins inside a table page."""
-    while True:
-        zap_page_range(mm, 1, mm.nr_addresses)
-
+from mmuwitness.model.mm.memory import madvise_dontneed_range
+from mmuwitness.model.scenarios.scenario import Scenario, mm_actor, two_private_pages
 
 BUG = Bug(
     id="H30",
@@ -48,7 +23,7 @@ BUG = Bug(
         " shares its one with a page that stays.",
         "1 vCPU, 3 gfns in two table pages, 3 pages, any number of calls",
         two_private_pages,
-        lambda host: [Actor("madvise", madvise_unaligned, (host.mm,))],
+        mm_actor("madvise", madvise_dontneed_range, 1),
         {"addresses": 3, "slot_pages": 3, "pages": 3},
     ),
     arch="riscv",

@@ -14,10 +14,13 @@ from mmuwitness.model.mm.gup import get_user_page_fast_only, get_user_pages_unlo
 from mmuwitness.model.mm.mm_types import Pte
 from mmuwitness.model.primitives import (
     atomic,
+    choose,
     cover,
     feature,
+    lock,
     spin_lock,
     trace,
+    unlock,
     warn_on,
     write_lock,
 )
@@ -35,6 +38,17 @@ def kvm_flush_remote_tlbs(kvm):
     """The request is sent and waited for: no vCPU runs on with an old entry."""
     with atomic("KVM_REQUEST_WAIT: returns once every vCPU has left the guest and will flush"):
         kvm.arch.flush_remote_tlbs(kvm)
+
+
+def rwlock_needbreak(kvm):
+    """include/linux/spinlock.h: somebody waits for mmu_lock, or for the CPU."""
+    return choose(2) == 1
+
+
+def cond_resched_rwlock_write(kvm):
+    """kernel/sched/core.c: mmu_lock is dropped and taken again."""
+    unlock(kvm.mmu_lock)
+    lock(kvm.mmu_lock)
 
 
 def retries_by_range():
@@ -127,6 +141,7 @@ def kvm_handle_memslot(kvm, slots, slot, range):
     offset = slot.base_gfn - slot.userspace_addr
     gfn_range = KvmGfnRange(
         slot=slot,
+        may_block=range.may_block,
         start=hva_start + offset,
         end=hva_end + offset,
         invalid=memslot_state(slots, slot) == INVALID,
@@ -154,6 +169,7 @@ def kvm_mmu_notifier_invalidate_range_start(kvm, start, end):
         handler=kvm_mmu_unmap_gfn_range,
         flush_on_ret=True,
         elides_lock=feature.invalidate_elides_lock,
+        may_block=True,
     )
     __kvm_handle_hva_range(kvm, range)
 
@@ -167,6 +183,7 @@ def kvm_mmu_notifier_invalidate_range_end(kvm, start, end):
         handler=None,
         flush_on_ret=False,
         elides_lock=feature.invalidate_elides_lock,
+        may_block=True,
     )
     __kvm_handle_hva_range(kvm, range)
     if feature.mn_active_invalidate_count:
@@ -189,6 +206,7 @@ def kvm_mmu_notifier_invalidate_page(kvm, addr):
         handler=kvm_mmu_unmap_gfn_range,
         flush_on_ret=True,
         elides_lock=False,
+        may_block=False,
     )
     __kvm_handle_hva_range(kvm, range)
 
@@ -243,6 +261,7 @@ def kvm_mmu_notifier_change_pte(kvm, addr, pte):
         handler=kvm_change_spte_gfn,
         flush_on_ret=True,
         elides_lock=feature.change_pte_elides_lock,
+        may_block=False,
     )
     __kvm_handle_hva_range(kvm, range)
 

@@ -8,13 +8,16 @@ from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.mm_types import load, store
 from mmuwitness.model.primitives import atomic, choose, feature, read_lock, trace
 
-NO_EXIT, TRANSLATION_FAULT, PERMISSION_FAULT = 0, 1, 2
+NO_EXIT, TRANSLATION_FAULT, PERMISSION_FAULT, NO_ENTRY = 0, 1, 2, 3
 
 
 def guest_access(vcpu, gfn, write):
-    """One guest instruction: a TLB hit, or a hardware walk that fills the TLB; else an exit."""
+    """One guest instruction: a TLB hit, or a hardware walk that fills the TLB; else an exit.
+    Requests are looked at before: with an invalid root the guest is not entered."""
     kvm = vcpu.kvm
     with atomic("a TLB hit is one access, and the walker reads an SPTE whole"):
+        if kvm.replaces_roots and vcpu.root_invalid:
+            return NO_ENTRY
         entry = vcpu.tlb[gfn]
         if entry.present and (entry.write or not write):
             if write:
@@ -42,10 +45,12 @@ def vcpu_run(vcpu):
         write = access >= kvm.read_gfns
         gfn = access - kvm.read_gfns if write else access
         exit_reason = guest_access(vcpu, gfn, write)
-        if exit_reason != NO_EXIT:
+        if kvm.replaces_roots and exit_reason == NO_ENTRY:
+            kvm.arch.kvm_mmu_reload(vcpu)
+        elif exit_reason != NO_EXIT:
             trace("kvm_page_fault", gfn)
             permission = exit_reason == PERMISSION_FAULT
-            fault = KvmPageFault(gfn=gfn, write=write, permission=permission)
+            fault = KvmPageFault(vcpu=vcpu, gfn=gfn, write=write, permission=permission)
             handle_exit(vcpu, fault)
 
 

@@ -157,6 +157,18 @@ def zap_page_range_single(mm, addr):
             put_page(page)
 
 
+def zap_page_range(mm, start, end):
+    """MADV_DONTNEED of several pages in one window; a full batch is freed inside it."""
+    with read_lock(mm.mmap_lock):
+        mmu_notifier_invalidate_range_start(mm, start, end)
+        for addr in mm.addresses:
+            if start <= addr and addr < end:
+                page = zap_pte_range(mm, addr)
+                if page is not None:
+                    put_page(page)
+        mmu_notifier_invalidate_range_end(mm, start, end)
+
+
 def zap_pte_range(mm, addr):
     with spin_lock(mm.ptl):
         pte = mm.pte[addr]
@@ -178,6 +190,12 @@ def madvise_dontneed_first(mm):
     """The VMM drops the first guest page, any number of times."""
     while True:
         zap_page_range_single(mm, 0)
+
+
+def madvise_dontneed_range(mm, start):
+    """All guest pages from one on, in one window; any number of times."""
+    while True:
+        zap_page_range(mm, start, mm.nr_addresses)
 
 
 def host_access(mm, addr, write):

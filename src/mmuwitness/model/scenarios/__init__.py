@@ -14,9 +14,10 @@ from mmuwitness.model.scenarios.memslots import MEMSLOTS
 from mmuwitness.model.scenarios.rmap import RMAP
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.model.scenarios.uprobes import UPROBES
+from mmuwitness.model.scenarios.yields import YIELDS
 from mmuwitness.model.scenarios.zap import ZAP
 
-TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, HUGE, LIVENESS)
+TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, HUGE, YIELDS, LIVENESS)
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}
 

@@ -46,7 +46,13 @@ def set_memory_region_twice(kvm):
     kvm.updating = False
 
 
-FIRST_GFN = {"pages": 3, "read_gfns": 1, "written_gfns": 0}
+def halted(vcpu):
+    """A guest that does nothing: faults would only add states."""
+    return
+
+
+FIRST_GFN = {"pages": 3, "read_gfns": 1, "written_gfns": 0, "loops_in_host": True}
+ONE_LOOPING = {**ONE_GFN, "loops_in_host": True}
 
 LIVENESS = (
     Scenario(
@@ -55,16 +61,16 @@ LIVENESS = (
         "1 vCPU, 1 access, 1 gfn, 2 pages, 2 calls",
         two_private_pages,
         mm_actor("madvise", dontneed_twice),
-        ONE_GFN,
+        ONE_LOOPING,
         guest=vcpu_access_once,
     ),
     Scenario(
         "fault_once_smp",
-        "Two vCPUs access a page that the VMM drops twice.",
-        "2 vCPUs, 1 access each, 1 gfn, 3 pages, 2 calls",
+        "Two vCPUs read a page that the VMM drops twice.",
+        "2 vCPUs, 1 read each, 1 gfn, 3 pages, 2 calls",
         two_private_pages,
         mm_actor("madvise", dontneed_twice),
-        {**ONE_GFN, "pages": 3, "vcpus": 2},
+        {**ONE_LOOPING, "pages": 3, "vcpus": 2, "written_gfns": 0},
         guest=vcpu_access_once,
     ),
     Scenario(
@@ -89,15 +95,15 @@ LIVENESS = (
         "memslot_in_storm",
         "The VMM deletes a memslot and creates it again while two threads of it drop a page, again"
         " and again.",
-        "1 vCPU, 1 read, 1 gfn, 2 pages, 1 deletion, any number of calls by two threads",
+        "1 vCPU that is halted, 1 gfn, 2 pages, 1 deletion, any number of calls by two threads",
         two_private_pages,
         lambda host: [
             Actor("madvise0", madvise_dontneed, (host.mm,)),
             Actor("madvise1", madvise_dontneed, (host.mm,)),
             Actor("ioctl", set_memory_region_twice, (host.kvm,)),
         ],
-        {**ONE_GFN, "updates_memslots": True, "written_gfns": 0},
-        guest=vcpu_access_once,
+        {**ONE_GFN, "updates_memslots": True},
+        guest=halted,
     ),
     Scenario(
         "memslot_fault",
@@ -109,7 +115,20 @@ LIVENESS = (
             Actor("madvise", dontneed_twice, (host.mm,)),
             Actor("ioctl", set_memory_region_twice, (host.kvm,)),
         ],
-        {**ONE_GFN, "updates_memslots": True},
+        {**ONE_LOOPING, "updates_memslots": True},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "memslot_beside_storm",
+        "The VMM deletes a memslot and creates it again while a guest reads a page of it, and"
+        " another page is dropped again and again.",
+        "1 vCPU, 1 read, 2 gfns in one table page, 3 pages, 1 deletion, any number of calls",
+        two_private_pages,
+        lambda host: [
+            Actor("madvise", zap_elsewhere, (host.mm,)),
+            Actor("ioctl", set_memory_region_twice, (host.kvm,)),
+        ],
+        {**FIRST_GFN, "updates_memslots": True},
         guest=vcpu_access_once,
     ),
 )
