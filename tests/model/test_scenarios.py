@@ -16,7 +16,20 @@ from mmuwitness.model.mm.mm_types import PMD_HUGE, PMD_TABLE
 from mmuwitness.model.scenarios import SCENARIOS, find_scenario
 from tests.model.mutants import outcome, outcome_for
 
-SMALL = ("unmerge", "uprobe_one", "dontneed_one", "reclaim_one", "migrate_one", "ksm_first")
+ENDING = ("fault_once", "fault_once_smp", "fault_beside_window", "memslot_fault")
+TWO_ACTORS = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed", "thp", "collapse_shmem",
+              "memslot_roots", "memslot_fault", "memslot_beside_storm")  # fmt: skip
+SMALL = (
+    "fault_once",
+    "fault_beside_window",
+    "fault_in_storm",
+    "unmerge",
+    "uprobe_one",
+    "dontneed_one",
+    "reclaim_one",
+    "migrate_one",
+    "ksm_first",
+)
 
 
 def host_of(name: str, era: str = "v6.1", arch: str = "x86-tdp") -> Host:
@@ -40,7 +53,7 @@ def test_bounds_are_those_of_the_host(name: str) -> None:
     if host.mm.host_thread:
         has["host thread"] = 1
     assert said == has
-    forever = "any number of" in scenario.bounds
+    forever = "any number of" in scenario.bounds or name in ENDING
     assert forever or host.mm.host_thread, "an actor that ends, or a bound that is not said"
     assert ("in one table page" in scenario.bounds) == (
         len(host.kvm.gfns) > 1 and len(host.kvm.table) == 1
@@ -72,9 +85,8 @@ def test_processes_have_names_of_their_own(name: str) -> None:
     names = [process.name for process in host.processes]
     assert len(set(names)) == len(names)
     assert names[: len(host.vcpus)] == [f"vcpu{n}" for n in range(len(host.vcpus))]
-    two = ("unmerge_uprobe", "memslot_delete", "memslot_dontneed", "thp", "collapse_shmem",
-           "memslot_roots")  # fmt: skip
-    assert len(names) == len(host.vcpus) + (2 if name in two else 1)
+    actors = 3 if name == "memslot_in_storm" else 2 if name in TWO_ACTORS else 1
+    assert len(names) == len(host.vcpus) + actors
 
 
 @each_scenario
@@ -224,6 +236,14 @@ def never_an_invalid_root(host):
     return not host.kvm.invalid_spte[1].present
 
 
+def never_a_window_outside(host):
+    return host.mm.open_windows[1] == 0
+
+
+def never_faulting(host):
+    return not host.vcpus[0].faulting
+
+
 MERGES = (never_merged, never_of_its_own, never_replaced)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm": MERGES,
@@ -253,6 +273,13 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "thp": (never_none, never_split, never_collapsed, never_huge_leaf, never_small_leaf),
     "mmap_hugetlb": (never_none, never_replaced, never_huge_leaf, never_small_leaf),
     "collapse_shmem": (never_none, never_out_of_the_cache, never_dropped_with_the_table),
+    "fault_once": (never_none, never_replaced, never_faulting),
+    "fault_once_smp": (never_none, never_replaced, never_faulting),
+    "fault_beside_window": (never_a_window_outside, never_faulting),
+    "fault_in_storm": (never_none_beside, never_faulting),
+    "memslot_in_storm": (never_two_windows, never_being_deleted, never_without_memslot),
+    "memslot_fault": (never_being_deleted, never_without_memslot, never_faulting),
+    "memslot_beside_storm": (never_none_beside, never_being_deleted, never_faulting),
     "hugetlb_shared": (never_migrating, never_replaced, never_unshared, never_shared_again),
 }
 
@@ -279,6 +306,8 @@ def test_every_scenario_is_about_something() -> None:
 )
 def test_what_it_is_about_happens(name: str, arch: str) -> None:
     guest = (never_read, never_written)[: 1 + (host_of(name).kvm.written_gfns > 0)]
+    if name == "memslot_in_storm":
+        guest = ()  # it is halted
     wanted = (*HAPPENS[name], *guest)
     assert happened(name, "v6.1", arch, *wanted) == {p.__name__ for p in wanted}
 
@@ -290,10 +319,6 @@ def test_a_guest_reads_and_writes_on_every_architecture(arch: str) -> None:
     assert (
         happened("reclaim_one", era, arch, never_read, never_written, never_swapped_out) == wanted
     )
-
-
-def never_a_window_outside(host):
-    return host.mm.open_windows[1] == 0
 
 
 def test_in_ksm_one_a_window_opens_outside_the_memslot() -> None:

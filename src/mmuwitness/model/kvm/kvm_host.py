@@ -59,6 +59,8 @@ class KVM(Struct):
     updating, set by scenarios while a memslot update runs.
     """
 
+    loops_in_host = False
+
     mmu_lock = Field(RwLock())
     mn_invalidate_lock = Field(Lock())
     mmu_invalidate_in_progress = Field(Bounded(-1, 4), guarded_by="KVM.mmu_lock")
