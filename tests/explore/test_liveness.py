@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from functools import cache, partial
 
 import pytest
 
+from mmuwitness import check
 from mmuwitness.explore import lasso
 from mmuwitness.explore.explorer import Exploration, explore
 from mmuwitness.explore.programs import Folding, fold_scenario, folded_host
@@ -194,3 +196,28 @@ def test_liveness_scenarios_are_shipped_and_small() -> None:
         assert SCENARIOS[scenario.name] is scenario
         assert find_arch(arch).applies(kernel("v7.3"))
         assert live(scenario.name, arch, "v7.3").result.states < 300_000
+
+
+# The verbs and the API
+
+
+def test_an_eventually_claim_is_asked_for() -> None:
+    result = check("fault_in_storm", claims=PASS)
+    assert result.verdicts == {PASS: "violated"} and result.exit_code == 1
+    schedule = result.violated[PASS]
+    assert schedule.loop > 0 and "again and again" in result.timeline(PASS)
+    data = json.loads(result.to_json())
+    assert data["fairness"] == "weak, and locks are fair"
+    assert parse_schedule(data["witnesses"][PASS]) == schedule
+    assert "again and again" in result.junit() and "again and again" in result._repr_html_()
+    assert EVENTUALLY.keys().isdisjoint(check("fault_in_storm").verdicts)
+    assert json.loads(check("fault_in_storm").to_json())["fairness"] is None
+
+
+def test_liveness_adds_every_eventually_claim() -> None:
+    asked = check("fault_in_storm", liveness=True)
+    assert list(asked.verdicts) == [*CLAIMS, *EVENTUALLY]
+    alone = check("fault_in_storm", claims=MAPS, liveness=True, fair_locks=False)
+    assert list(alone.verdicts) == [MAPS, *(name for name in EVENTUALLY if name != MAPS)]
+    assert "may be overtaken for ever" in alone.text()
+    assert json.loads(alone.to_json())["fairness"] == "weak"
