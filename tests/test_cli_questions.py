@@ -48,6 +48,8 @@ def test_a_witness_is_a_schedule_that_replays() -> None:
     again = run(replay.removeprefix("mmuwitness "))
     assert again.code == HOLDS
     assert "** change_pte" in again.out
+    words = [word for word in again.out.split() if word != "|"]  # a lane, where the text wraps
+    assert "** change_pte installs a read-only SPTE" in " ".join(words)
 
 
 @pytest.mark.parametrize(

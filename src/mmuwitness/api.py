@@ -175,7 +175,7 @@ def check(
     memory_mib: int = 8192,
     progress: Callable[[Progress], None] | None = None,
 ) -> CheckResult:
-    """Every claim, or those named, over every interleaving of a scenario.
+    """Every claim that says something of a scenario, or those named, over every interleaving.
 
     liveness: the `eventually` claims, too; they are not among "every claim", since they take time
     and memory.  A schedule that violates one ends with a loop, of `loop` steps.  fair_locks: who
@@ -184,27 +184,26 @@ def check(
     ValueError: a name that nothing has, with those that there are.
     """
     wanted = find_scenario(scenario) if isinstance(scenario, str) else scenario
-    asked = find_claims(listed(claims) or CLAIMS)
-    if liveness:
-        asked += [claim for claim in EVENTUALLY.values() if claim not in asked]
+    asked = find_claims(listed(claims))
+    more = list(EVENTUALLY.values()) if liveness else []
+    eventually = more or [claim for claim in asked if claim.kind == "eventually"]
     kernel = Era(era, listed(features))
-    if not find_arch(arch).applies(kernel):
-        raise ValueError(f"{arch} has no MMU notifier in {kernel}'s KVM")
+    if absent := wanted.absent(kernel, find_arch(arch)):
+        raise ValueError(absent)
     if steps not in ("merged", "every"):
         raise UnknownName("way to step", steps, ["merged", "every"])
     found = explore(
         wanted,
         kernel,
         arch,
-        folding=Folding(
-            every=steps == "every", liveness=any(claim.kind == "eventually" for claim in asked)
-        ),
+        folding=Folding(every=steps == "every", liveness=bool(eventually)),
         fair_locks=fair_locks,
         threads=threads or min(os.cpu_count() or 1, THREADS_MAX),
         memory_limit_bytes=memory_mib << 20,
         progress=progress,
     )
-    return CheckResult(found, asked)
+    of_all = asked or found.claims
+    return CheckResult(found, [*of_all, *(claim for claim in more if claim not in of_all)])
 
 
 @dataclass(frozen=True, eq=False, repr=False)

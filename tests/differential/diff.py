@@ -87,7 +87,7 @@ def programs(scenario: str, arch: str, eras: Collection[str]) -> Iterator[Case]:
     """One kernel of each program that a scenario is on these."""
     known = set()
     for era in eras:
-        if find_arch(arch).applies(Era(era)):
+        if not SCENARIOS[scenario].absent(Era(era), find_arch(arch)):
             compiled, _ = compiled_program(SCENARIOS[scenario], Era(era), arch, MERGED)
             if compiled.digest not in known:
                 yield Case(scenario, arch, era)

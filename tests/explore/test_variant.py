@@ -222,6 +222,57 @@ def test_replay_runs_the_files_own_lines(tmp_path: Path) -> None:
     assert "mine.py" in {step.where.file for step in steps}
 
 
+# -- scenarios of one's own ------------------------------------------------------------------
+
+OWN = """\
+from mmuwitness.model.mm.memory import madvise_dontneed as dontneed
+from mmuwitness.model.scenarios.scenario import *
+def at_once(host): return mm_actor("vmm", dontneed)(host)
+SCENARIO = Scenario("{name}", "Text.", "1 vCPU", two_private_pages, at_once{more})
+"""
+
+
+def asked_of(path: str, arch: str = "x86-tdp") -> Comparer:
+    variant = load_variant(path)
+    return Comparer(variant, Era("v6.12"), arch, list(CLAIMS.values()), MERGED, 1, 1 << 30)
+
+
+def test_a_scenario_of_ones_own_is_explored_and_replayed(tmp_path: Path) -> None:
+    sizes = ', {"addresses": 1, "slot_pages": 1, "pages": 2}'
+    path = write(tmp_path, OWN.format(name="mine", more=sizes))
+    asked = asked_of(path)
+    own, found = asked.compare(asked.variant.find_scenario("mine"))
+    assert own.own and own.changed.complete and not own.changed.violated
+    assert not own.same_program and own.touched == frozenset()
+    model = explore(find_scenario("dontneed_one"), Era("v6.12"), "x86-tdp")
+    assert own.changed.states == model.result.states
+    schedule = parse_schedule(format_schedule(found.schedule_to_state(found.result.states - 1)))
+    _, scenario = changed_schedule(schedule, path)
+    assert scenario is not None and len(steps_of(schedule, scenario)[1]) == len(schedule.steps)
+
+
+def test_what_else_is_in_the_file_holds_in_its_scenario(tmp_path: Path) -> None:
+    path = write(tmp_path, OWN.format(name="mine", more="") + dedent(NEVER_RETRIES))
+    asked = asked_of(path, "arm64")
+    own, _ = asked.compare(asked.variant.find_scenario("mine"))
+    assert "coherent" in own.changed.violated
+    assert own.touched == {"kvm.kvm_main.mmu_invalidate_retry"}
+
+
+def test_wiring_that_goes_wrong_is_shown_in_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, OWN.format(name="mine", more="").replace("mm_actor", "missing"))
+    with pytest.raises(ProcessError) as caught:
+        asked_of(path).compare(asked_of(path).variant.find_scenario("mine"))
+    assert str(caught.value).startswith("mine.py:3: NameError: name 'missing' is not defined")
+
+
+def test_a_driver_has_to_ask_under_its_lock() -> None:
+    asked = asked_of(str(EXAMPLES / "gpu_svm.py"))
+    own = {s.name: asked.compare(s)[0].changed for s in asked.variant.scenarios.values()}
+    assert own["gpu_svm"].complete and not own["gpu_svm"].violated
+    assert {"device_coherent", "no_lost_write"} <= set(own["gpu_hasty"].violated)
+
+
 # -- mistakes --------------------------------------------------------------------------------
 
 MISTAKES = [
@@ -246,6 +297,13 @@ MISTAKES = [
     ("X = 1\nexit(X)", 2, "SystemExit"),
     ("from mmuwitness.model.kvm.kvm_main import nothing", 1, "cannot import name 'nothing'"),
     ("if True:\n    def put_page(page):\n        pass", 1, "without running it"),
+    ("SCENARIO = 1", 1, "1 is not a Scenario"),
+    (OWN.format(name="Mine", more=""), 4, "cannot be called 'Mine'"),
+    (OWN.format(name="ksm", more=""), 4, "there is a scenario ksm already"),
+    (OWN.format(name="mine", more=", {'page': 2}"), 4, "a host has no size 'page'"),
+    (OWN.format(name="mine", more=", page=2"), 4, "unexpected keyword argument 'page'"),
+    ("SCENARIOS = ()", None, "changes nothing of the model"),
+    ("SCENARIA = ()", 1, "did you mean SCENARIO"),
     ("put_page = 1\nprint(put_page)\n", None, "changes nothing of the model"),
 ]
 

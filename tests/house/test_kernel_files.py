@@ -23,7 +23,7 @@ KERNEL_DIRECTORY = re.compile(TOP)
 def findings(root: Path) -> list[Finding]:
     found = []
     model = f"src/{PACKAGE}/model"
-    for path in python_files(root, *(f"{model}/{part}" for part in ("mm", "kvm", "arch"))):
+    for path in python_files(root, *(f"{model}/{part}" for part in ("mm", "lib", "kvm", "arch"))):
         tree = parse(path)
         is_package = path.name == "__init__.py"
         if is_package and not tree.body:

@@ -18,8 +18,8 @@ LAYERS = ("model", "process", "explore", "trace", "simulate", "report", "api", "
 ORDER = " -> ".join(LAYERS)
 # The package hands the API on, by its own name and when asked for it.
 HANDS_ON = ("__init__", "api")
-# As in the kernel: mm knows no kvm, and the common part of kvm knows no arch.
-NEVER = {"model.mm": "model.kvm", "model.kvm": "model.arch"}
+# As in the kernel: mm and lib know no kvm, and the common part of kvm knows no arch.
+NEVER = {"model.mm": "model.kvm", "model.lib": "model.kvm", "model.kvm": "model.arch"}
 
 
 def is_in(module: str, package: str) -> bool:

@@ -489,3 +489,8 @@ def change_alone(kvm, range):
     flush = kvm.arch.kvm_set_spte_gfn(kvm, range)
     observe_change_pte(kvm, old, kvm.spte[range.start], flush)
     return flush
+
+
+# Memslots again, caches, private memory: they register themselves
+
+importlib.import_module("tests.model.mutants_kvm")

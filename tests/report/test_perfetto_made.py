@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from mmuwitness.cli.export import export
+from mmuwitness.cli.export import export_trace
 from mmuwitness.report import perfetto_lanes
 from mmuwitness.report.perfetto import export_perfetto
 from mmuwitness.trace.events import TraceError
@@ -232,15 +232,15 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     bad, out = tmp_path / "bad.txt", tmp_path / "bad.pftrace"
     bad.write_bytes(b"\x7fELF" + bytes(100))
     with pytest.raises(TraceError, match="ELF"):
-        export(str(bad), out)
+        export_trace(str(bad), out)
     assert not out.exists()
     made = tmp_path / "made.txt"
     made.write_text(made_line(f"vm-1 100 {mn_start(0, 0x1000)}"))
     with pytest.raises(ValueError, match="is the trace itself"):
-        export(str(made), made)
+        export_trace(str(made), made)
     assert "mmu_notifier" in made.read_text()
     with pytest.raises(ValueError, match="cannot be written"):
-        export(str(made), tmp_path / "no" / "such" / "directory")
+        export_trace(str(made), tmp_path / "no" / "such" / "directory")
 
 
 def test_the_verb_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -248,7 +248,7 @@ def test_the_verb_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixtu
     text = invalidated("ksmd-2", 100, 0xFF01, GFN, 0x11) + faulted("vm-1", 200, GFN, 0x12)
     made.write_text("# tracer: nop\n" + "".join(map(made_line, text.splitlines())))
     out.write_text("an older file")
-    export(str(made), out)
+    export_trace(str(made), out)
     said = capsys.readouterr().out
     assert said.startswith(f"{out}: 1 windows, 1 faults, 1 arrows")
     assert "ui.perfetto.dev" in said

@@ -29,15 +29,17 @@ def check_variant(
     from mmuwitness.model.claims import CLAIMS, find_claims
     from mmuwitness.model.era import UnknownName
     from mmuwitness.model.host import find_arch
-    from mmuwitness.model.scenarios import SCENARIOS, find_scenario
+    from mmuwitness.model.scenarios import SCENARIOS
     from mmuwitness.report.variant_table import exit_code, one_text, variant_json, variant_text
 
     host_era, made, variant = kernel(era, feature), find_arch(arch), load_variant(path)
-    if not made.applies(host_era):
-        raise typer.BadParameter(f"{arch} has no MMU notifier in {host_era}'s KVM")
     if steps not in ("merged", "every"):
         raise UnknownName("way to step", steps, ["merged", "every"])
-    wanted = [find_scenario(scenario)] if scenario else list(SCENARIOS.values())
+    own = variant.scenarios.values()
+    wanted = [variant.find_scenario(scenario)] if scenario else [*SCENARIOS.values(), *own]
+    absent = [each.absent(host_era, made) for each in wanted]
+    if all(absent):
+        raise typer.BadParameter(absent[0])
     reporter = Reporter()
     asked = Comparer(
         variant,
@@ -52,7 +54,9 @@ def check_variant(
     compared = []
     try:
         for each in wanted:
-            if scenario or asked.touched(each):
+            if each.absent(host_era, made):
+                continue
+            if scenario or each.name in variant.scenarios or asked.touched(each):
                 comparison, found = asked.compare(each)
                 compared.append(comparison)
     finally:

@@ -44,16 +44,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One scenario, with and without the change.  touched: what of the change it runs."""
+    """One scenario, with and without the change.  touched: what of the change it runs.
+
+    own: it is the file's own, and `unchanged` is `changed`: there is nothing to compare with."""
 
     scenario: Scenario
     touched: frozenset[str]
     unchanged: Outcome
     changed: Outcome
+    own: bool = False
 
     @property
     def same_program(self) -> bool:
-        return self.unchanged.digest == self.changed.digest
+        return not self.own and self.unchanged.digest == self.changed.digest
 
     @property
     def gone(self) -> set[str]:
@@ -130,7 +133,16 @@ class Comparer:
 
     def compare(self, scenario: Scenario) -> tuple[Comparison, Exploration]:
         """Both outcomes, and the changed one at length."""
+        if scenario.name in self.variant.scenarios:
+            return self.explore_own(scenario)
         unchanged = outcome_of(self.explore(scenario), self.claims)
         found = self.explore(self.variant.scenario(scenario, self.arch))
         touched = self.touched(scenario)
         return Comparison(scenario, touched, unchanged, outcome_of(found, self.claims)), found
+
+    def explore_own(self, scenario: Scenario) -> tuple[Comparison, Exploration]:
+        """A scenario of the file, on the changed model."""
+        found = self.explore(self.variant.scenario(scenario, self.arch))
+        outcome = outcome_of(found, self.claims)
+        touched = frozenset(self.variant.run_by(found.compiled, self.arch))
+        return Comparison(scenario, touched, outcome, outcome, own=True), found

@@ -15,7 +15,7 @@ from mmuwitness.explore.programs import (
     thorough_code,
 )
 from mmuwitness.explore.search import Progress, SearchResult, search
-from mmuwitness.model.claims import CLAIMS, EVENTUALLY, Claim
+from mmuwitness.model.claims import CLAIMS, EVENTUALLY, Claim, everywhere
 from mmuwitness.model.era import Era
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.native import NativeProgram
@@ -60,6 +60,13 @@ class Exploration:
     @property
     def complete(self) -> bool:
         return self.result.complete
+
+    @property
+    def claims(self) -> list[Claim]:
+        """Those that say something of the scenario."""
+        there = {*self.compiled.claims, *self.compiled.marks}
+        asked_of_all = [c for c in CLAIMS.values() if c.mark and c.where is everywhere]
+        return [c for c in CLAIMS.values() if c in asked_of_all or {c.name, c.mark} & there]
 
     def violated(self) -> dict[str, int]:
         """Claims that do not hold, by name, with a shallowest state that violates each."""

@@ -205,7 +205,12 @@ def ask_arch(question: Question, task: Task) -> list[dict[str, Part]]:
 
 
 def of_scenario(question: Question, scenario: Scenario, arch: str, era: Era) -> Asked:
-    return question.ask(scenario, era, arch)
+    """No part of a kernel that has nothing of what the scenario is about."""
+    needed = {scenario.requires: True} if scenario.requires else {}
+    if scenario.absent(era, find_arch(arch)):
+        return {scenario.requires: False}, None
+    features, part = question.ask(scenario, era, arch)
+    return features | needed, part
 
 
 def ask(

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from mmuwitness.model.primitives import FeatureNames
+from mmuwitness.model.primitives import SLEEPS, FeatureNames
 from mmuwitness.model.state import (
     Cells,
     Kind,
@@ -114,6 +115,7 @@ class ReplayProcess:
         self.choices = 0
         self.waits_for = 0
         self.waits_at: LockState | None = None
+        self.spinning = self.non_blocking = 0  # locks that spin, and regions: it must not sleep
         spec = replay.host.processes[pid]
         self.declared = self.steps.process.declared
         self.generator = self.call(-1, spec.function, spec.arguments, {})
@@ -216,7 +218,19 @@ class ReplayProcess:
         self.choices = 0
         return chosen
 
+    def might_sleep(self) -> None:
+        if self.spinning or self.non_blocking:
+            self.cover(SLEEPS)
+
+    @contextmanager
+    def non_block(self) -> Iterator[None]:
+        self.non_blocking += 1
+        yield
+        self.non_blocking -= 1
+
     def acquire(self, number: int, lock: LockState, mode: str) -> Generator[Any, Any, None]:
+        if not lock.spins:
+            self.might_sleep()
         yield number
         while True:
             owner = 0 if lock.owner is None else 1 << lock.owner
@@ -230,15 +244,18 @@ class ReplayProcess:
             lock.owner = self.pid
         else:
             lock.readers.add(self.pid)
+        self.spinning += lock.spins
 
     def trylock(self, number: int, lock: LockState) -> Generator[Any, Any, bool]:
         yield number
         if lock.owner is not None or lock.readers:
             return False
         lock.owner = self.pid
+        self.spinning += lock.spins
         return True
 
     def release(self, lock: LockState, mode: str) -> None:
+        self.spinning -= lock.spins
         if mode == "r":
             lock.readers.discard(self.pid)
         elif lock.owner != self.pid:

@@ -1,4 +1,5 @@
-"""A user's own change: a Python file that overrides process functions, hooks and features."""
+"""A user's own change: a Python file that overrides process functions, hooks and features, and may
+have scenarios of its own."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import linecache
 import re
 import traceback
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ from mmuwitness.explore.explorer import Schedule
 from mmuwitness.explore.programs import Compiled
 from mmuwitness.explore.schedule_id import BadSchedule
 from mmuwitness.model.arch.arch import Arch
-from mmuwitness.model.era import Era
+from mmuwitness.model.bugs.bug import known_scenario
+from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.functions import functions
-from mmuwitness.model.host import ARCHES, find_arch
-from mmuwitness.model.scenarios import find_scenario
+from mmuwitness.model.host import ARCHES, Host, find_arch
+from mmuwitness.model.scenarios import SCENARIOS
 from mmuwitness.model.scenarios.scenario import Scenario
+from mmuwitness.model.sizes import Sizes
 from mmuwitness.process.errors import ProcessError
 from mmuwitness.process.language import qualified_name
 
 FEATURES = "FEATURES"
+OWN_SCENARIO, OWN_SCENARIOS = "SCENARIO", "SCENARIOS"
 PLUS = "+"
 DIGITS = 6
 
@@ -36,13 +40,15 @@ DIGITS = 6
 class Variant:
     """What a file changes.  path: as the user wrote it; digest: names its text.
 
-    overrides: by qualified name, on every architecture.  hooks: of a class of architectures."""
+    overrides: by qualified name, on every architecture.  hooks: of a class of architectures.
+    scenarios: the file's own, by name."""
 
     path: str
     digest: str
     overrides: Mapping[str, types.FunctionType]
     hooks: Sequence[tuple[type[Arch], str, types.FunctionType]]
     features: tuple[str, ...]
+    scenarios: Mapping[str, Scenario]
 
     @property
     def tag(self) -> str:
@@ -60,6 +66,12 @@ class Variant:
             **{name: hook for cls, name, hook in hooks if isinstance(arch, cls)},
         }
 
+    def find_scenario(self, name: str) -> Scenario:
+        """The file's own, or one of the model; UnknownName lists what exists."""
+        if name not in self.scenarios and name not in SCENARIOS:
+            raise UnknownName("scenario", name, [*self.scenarios, *SCENARIOS])
+        return self.scenarios.get(name) or SCENARIOS[name]
+
     def scenario(self, scenario: Scenario, arch: str) -> Scenario:
         """The scenario on the changed model, under a name of its own: no cache takes the one for
         the other."""
@@ -75,6 +87,12 @@ class Variant:
         return self.overrides_on(made).keys() & set(unchanged.functions) | {
             name for name, value in read if changed.has(name, made.kernel_arch) != value
         }
+
+    def run_by(self, own: Compiled, arch: str) -> set[str]:
+        """What of the change a scenario of the file runs or reads, by name."""
+        overrides = self.overrides_on(find_arch(arch)).keys()
+        features = {name[1:] for name in self.features}
+        return overrides & set(own.functions) | features & own.features.keys()
 
     def names(self, arch: str) -> list[str]:
         """All that it changes on an architecture, as `touched` names it."""
@@ -95,13 +113,16 @@ def load_variant(path: str) -> Variant:
             overrides[qualified_name(functions()[name])] = file.checked(value, functions()[name])
         elif isinstance(node, ast.ClassDef) and name in arch_classes():
             hooks += [(arch_classes()[name], *hook) for hook in file.hooks(value, node)]
-        elif name != FEATURES and name not in file.used:
+        elif name not in (FEATURES, OWN_SCENARIO, OWN_SCENARIOS) and name not in file.used:
             raise file.unknown(name, node)
-    features = file.features()
-    if not (overrides or hooks or features):
-        hint = "define a function that the model has, a class of arch/ with its hooks, or FEATURES"
+    features, scenarios = file.features(), file.scenarios()
+    if not (overrides or hooks or features or scenarios):
+        hint = (
+            "define a function that the model has, a class of arch/ with its hooks, FEATURES or"
+            " a SCENARIO"
+        )
         raise ProcessError(f"{file.short} changes nothing of the model", hint=hint)
-    return Variant(path, file.digest, overrides, tuple(hooks), features)
+    return Variant(path, file.digest, overrides, tuple(hooks), features, scenarios)
 
 
 def changed_schedule(schedule: Schedule, path: str | None) -> tuple[Schedule, Scenario | None]:
@@ -119,7 +140,7 @@ def changed_schedule(schedule: Schedule, path: str | None) -> tuple[Schedule, Sc
         raise BadSchedule(
             f"this schedule is not of {path} as it is now ({variant.tag}): it is of {of}"
         )
-    scenario = variant.scenario(find_scenario(name), schedule.arch)
+    scenario = variant.scenario(variant.find_scenario(name), schedule.arch)
     return replace(schedule, variant=path), scenario
 
 
@@ -150,9 +171,7 @@ class VariantFile:
         except SyntaxError as error:
             raise self.error(error.msg, error.lineno or 1, (error.offset or 1) - 1) from None
         except (Exception, SystemExit) as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            line = next((f.lineno for f in reversed(frames) if f.filename == self.path), 1)
-            raise self.error(f"{type(error).__name__}: {error}", line or 1) from None
+            raise self.error_in_run(error) from None
         loaded = (n for n in ast.walk(self.tree) if isinstance(n, ast.Name))
         self.used = {n.id for n in loaded if isinstance(n.ctx, ast.Load)}
 
@@ -160,6 +179,11 @@ class VariantFile:
         shown = self.lines[line - 1].rstrip() if 0 < line <= len(self.lines) else ""
         where = f"\n    {shown}\n    {' ' * column}^" if shown else ""
         return ProcessError(f"{self.short}:{line}: {message}{where}", hint=hint)
+
+    def error_in_run(self, error: BaseException) -> ProcessError:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((f.lineno for f in reversed(frames) if f.filename == self.path), 1)
+        return self.error(f"{type(error).__name__}: {error}", line or 1)
 
     def defined(self) -> Iterator[tuple[str, ast.stmt]]:
         """The names that the file binds, apart from imports, with where it does."""
@@ -220,13 +244,13 @@ class VariantFile:
             message = f"the model has no architecture class {name}, and nothing here uses it"
             known = arch_classes()
         else:
-            message, known = f"nothing reads {name}", [FEATURES]
+            message, known = f"nothing reads {name}", [FEATURES, OWN_SCENARIO, OWN_SCENARIOS]
         return self.error(message, node.lineno, node.col_offset, nearest(name, known))
 
     def features(self) -> tuple[str, ...]:
         """The changes that `FEATURES = ("+NAME", "-NAME")` asks for."""
         given = self.names.get(FEATURES, ())
-        line = next((node.lineno for name, node in self.defined() if name == FEATURES), 1)
+        line = self.line_of_constant(FEATURES)
         if not isinstance(given, tuple | list) or not all(isinstance(each, str) for each in given):
             hint = 'write FEATURES = ("+NAME", "-NAME")'
             raise self.error("FEATURES is not a tuple of texts", line, 0, hint)
@@ -234,6 +258,52 @@ class VariantFile:
             return Era("v6.1", tuple(given)).changes
         except ValueError as error:
             raise self.error(str(error), line) from None
+
+    def line_of_constant(self, wanted: str) -> int:
+        return next((node.lineno for name, node in self.defined() if name == wanted), 1)
+
+    def scenarios(self) -> dict[str, Scenario]:
+        """`SCENARIO = Scenario(...)` or `SCENARIOS = (Scenario(...), ...)`, by name."""
+        found: dict[str, Scenario] = {}
+        for constant in (OWN_SCENARIO, OWN_SCENARIOS):
+            given = self.names.get(constant, ())
+            for each in given if isinstance(given, tuple | list) else (given,):
+                problem, hint = self.problem_of(each, found)
+                if problem:
+                    raise self.error(problem, self.line_of_constant(constant), 0, hint)
+                found[each.name] = self.guarded(each)
+        return found
+
+    def problem_of(self, scenario: Any, before: Iterable[str]) -> tuple[str, str]:
+        """What is wrong with a scenario before it is wired, and what to do; ("", "")."""
+        if not isinstance(scenario, Scenario):
+            hint = "from mmuwitness.model.scenarios.scenario import Scenario"
+            return f"{scenario!r} is not a Scenario", hint
+        name = scenario.name
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            return f"a scenario cannot be called {name!r}", "use small letters, digits and _"
+        if name in before or known_scenario(name) is not None:
+            return f"there is a scenario {name} already", "call it something else"
+        sizes = [field.name for field in fields(Sizes)]
+        unknown = next((size for size in scenario.sizes if size not in sizes), None)
+        if unknown is not None:
+            return f"{name}: a host has no size {unknown!r}", nearest(unknown, sizes)
+        return "", ""
+
+    def guarded(self, scenario: Scenario) -> Scenario:
+        """The scenario, whose wiring says where in the file it goes wrong."""
+
+        def guard(function: Callable[[Host], Any]) -> Callable[[Host], Any]:
+            def wired(host: Host) -> Any:
+                try:
+                    return function(host)
+                except Exception as error:
+                    raise self.error_in_run(error) from None
+
+            return wired
+
+        setup, actors = guard(scenario.setup), guard(scenario.actors)
+        return replace(scenario, setup=setup, actors=actors)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

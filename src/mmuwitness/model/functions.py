@@ -14,12 +14,12 @@ from mmuwitness.model.arch.arch import Arch
 
 @cache
 def functions() -> dict[str, FunctionType]:
-    """Every function of mm/, kvm/ and arch/ by its kernel name; `Arm64.install` for a method.
+    """Every function of mm/, lib/, kvm/ and arch/ by its kernel name; `Arm64.install` for a method.
 
     A name means one function: users name it without its file."""
     found: dict[str, FunctionType] = {}
     for info in pkgutil.walk_packages(model.__path__, "mmuwitness.model."):
-        if any(f".{part}." in info.name for part in ("mm", "kvm", "arch")):
+        if any(f".{part}." in info.name for part in ("mm", "lib", "kvm", "arch")):
             module = importlib.import_module(info.name)
             for name, value in vars(module).items():
                 if getattr(value, "__module__", "") != info.name:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmuwitness.model.arch.arch import Arch
@@ -15,16 +15,23 @@ from mmuwitness.model.arch.riscv import Riscv
 from mmuwitness.model.arch.s390 import S390
 from mmuwitness.model.arch.x86 import X86Shadow, X86Tdp
 from mmuwitness.model.era import Era, UnknownName
-from mmuwitness.model.kvm.kvm_host import KVM, VCPU, Memslot
+from mmuwitness.model.kvm.aging import (
+    kvm_mmu_notifier_clear_flush_young,
+    kvm_mmu_notifier_clear_young,
+)
+from mmuwitness.model.kvm.kvm_host import KVM, VCPU, GfnToPfnCache, GuestMemfd, Memslot
 from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_change_pte,
     kvm_mmu_notifier_invalidate_page,
     kvm_mmu_notifier_invalidate_range_end,
     kvm_mmu_notifier_invalidate_range_start,
+    kvm_mmu_notifier_release,
 )
-from mmuwitness.model.mm.mm_types import MM, PMD_HUGE, Page, Pte
+from mmuwitness.model.mm.mm_types import MM, PMD_HUGE, VM_WRITE, Page, Pte, Seqcount
+from mmuwitness.model.mm.mmu_interval_notifier import MmuIntervalNotifier, MmuNotifierSubscriptions
 from mmuwitness.model.mm.mmu_notifier import MmuNotifier
-from mmuwitness.model.state import World
+from mmuwitness.model.sizes import Sizes
+from mmuwitness.model.state import Struct, World
 
 ARCHES: dict[str, Arch] = {
     made.name: made
@@ -43,89 +50,127 @@ def find_arch(name: str) -> Arch:
 
 
 class Host:
-    """What a scenario's processes run on.
+    """What a scenario's processes run on.  sizes: those of `Sizes`."""
 
-    addresses: hvas in pages; the memslots cover the first `slot_pages` of them, in equal parts;
-    what is over goes to the last one.
-    updates_memslots: somebody deletes the first one; replaces_roots: the x86 TDP MMU replaces its
-    root then.  yields: a zap may drop mmu_lock between two leaves.
-    gfns_per_table: 2 if neighbouring gfns share their last-level table page, 1 if each has its own.
-    read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
-    """
-
-    def __init__(
-        self,
-        era: Era,
-        arch: Arch,
-        *,
-        vcpus: int = 1,
-        addresses: int = 2,
-        slot_pages: int = 2,
-        memslots: int = 1,
-        updates_memslots: bool = False,
-        replaces_roots: bool = False,
-        yields: bool = False,
-        pages: int = 4,
-        gfns_per_table: int = 2,
-        read_gfns: int = 0,
-        written_gfns: int = 1,
-        mergeable: int = 1,
-        host_thread: bool = False,
-        defers_flushes: bool = False,
-        huge_pages: bool = False,
-        shmem: bool = False,
-        shares_pmds: bool = False,
-    ) -> None:
-        self.era, self.arch = era, arch
+    def __init__(self, era: Era, arch: Arch, **sizes: Any) -> None:
+        self.era, self.arch, self.sizes = era, arch, Sizes(**sizes)
         self.features_read: set[str] = set()
-        tables = -(-slot_pages // gfns_per_table)
-        self.world = World(
-            pages=pages,
-            addresses=addresses,
-            pmds=-(-addresses // 2),
-            gfns=slot_pages,
-            tables=tables,
+        self.world = self.wire_world()
+        self.pages = self.world.add(Page, self.sizes.pages)
+        self.mm, *self.children = self.wire_mm()
+        self.kvm = self.wire_kvm()
+        self.vcpus = (
+            self.world.add(VCPU, self.sizes.vcpus, kvm=self.kvm) if self.sizes.vcpus else []
         )
-        self.pages = self.world.add(Page, pages)
-        self.mm = self.world.add(
-            MM,
-            pages=self.pages,
-            nr_pages=pages,
-            addresses=range(addresses),
-            nr_addresses=addresses,
-            nr_mergeable=mergeable,
-            host_thread=host_thread,
-            defers_flushes=defers_flushes,
-            huge_pages=huge_pages,
-            shmem=shmem,
-            shares_pmds=shares_pmds,
-        )[0]
-        slots = self.world.add(Memslot, memslots, npages=slot_pages // memslots)
-        for number, slot in enumerate(slots):
-            slot.id = number
-            slot.userspace_addr = slot.base_gfn = number * slot.npages
-        slots[-1].npages += slot_pages % memslots
-        self.kvm = self.world.add(
-            KVM,
-            mm=self.mm,
-            arch=arch,
-            memslots=slots,
-            updates_memslots=updates_memslots,
-            replaces_roots=replaces_roots,
-            yields=yields,
-            gfns=range(slot_pages),
-            nr_gfns=slot_pages,
-            read_gfns=read_gfns or slot_pages,
-            written_gfns=written_gfns,
-            nr_addresses=addresses,
-            table_shift=gfns_per_table - 1,
-        )[0]
-        self.vcpus = self.world.add(VCPU, vcpus, kvm=self.kvm)
         self.kvm.vcpus = self.vcpus
-        self.mm.notifier_subscriptions = [self.kvm_notifier()]
+        self.mm.notifier_subscriptions = [self.kvm_notifier()] if self.vcpus else []
+        for number in range(len(self.mm.notifier_subscriptions)):
+            self.mm.hashed[number] = True
+        self.devices: list[Any] = []
         self.processes: Sequence[Any] = ()
         self.claims: Sequence[Any] = ()
         self.overrides: dict[str, types.FunctionType] = {}
+
+    def wire_world(self) -> World:
+        sizes = self.sizes
+        return World(
+            pages=sizes.pages,
+            addresses=sizes.addresses,
+            pmds=-(-sizes.addresses // 2),
+            gfns=sizes.gfns,
+            tables=-(-sizes.gfns // sizes.gfns_per_table),
+            range_max=max(sizes.addresses, sizes.gfns),
+            writable_bits=int(self.has_writable_bits()),
+            young_bits=int(sizes.ages_pages),
+        )
+
+    def has_writable_bits(self) -> bool:
+        used = self.sizes.writable_bits or self.sizes.logs_dirty_pages
+        return used and self.arch.kernel_arch == "x86"
+
+    def wire_mm(self) -> list[Any]:
+        """The VMM's mm, and that of its child."""
+        sizes = self.sizes
+        mm, *children = self.world.add(
+            MM,
+            2 if sizes.forks else 1,
+            pages=self.pages,
+            nr_pages=len(self.pages),
+            addresses=range(sizes.addresses),
+            nr_addresses=sizes.addresses,
+            nr_mergeable=sizes.mergeable,
+            interval_sub=None,
+            host_thread=sizes.host_thread,
+            defers_flushes=sizes.defers_flushes,
+            swap_cache=sizes.swap_cache,
+            zero_page=self.pages[0] if sizes.zero_page else None,
+            maps_pfns=sizes.maps_pfns,
+            changes_vmas=sizes.changes_vmas,
+            forks=sizes.forks,
+            exits=sizes.exits,
+            huge_pages=sizes.huge_pages,
+            shmem=sizes.shmem,
+            shares_pmds=sizes.shares_pmds,
+            ages_pages=sizes.ages_pages,
+        )
+        for child in children:
+            child.host_thread, child.notifier_subscriptions = True, []
+            mm.write_protect_seq = self.world.add(Seqcount)[0]
+        for addr in mm.addresses:
+            mm.vm_flags[addr] = VM_WRITE
+        if sizes.zero_page:
+            self.pages[0].refcount = 1
+        return [mm, *children]
+
+    def wire_kvm(self) -> Any:
+        sizes, gfns = self.sizes, self.sizes.gfns
+        slots = self.wire_memslots()
+        kvm = self.world.add(
+            KVM,
+            mm=self.mm,
+            arch=self.arch,
+            memslots=slots,
+            last_memslot=slots[-1] if sum(slot.npages for slot in slots) == gfns else None,
+            updates_memslots=sizes.updates_memslots,
+            moved_base_gfn=sizes.moved_base_gfn,
+            replaces_roots=sizes.replaces_roots,
+            caches_mmio=sizes.caches_mmio,
+            yields=sizes.yields,
+            logs_dirty_pages=sizes.logs_dirty_pages,
+            tracks_writes=sizes.tracks_writes,
+            writable_bits=self.has_writable_bits(),
+            ages_pages=sizes.ages_pages,
+            access_tracking=sizes.access_tracking,
+            delays_flushes=sizes.delays_flushes,
+            gfns=range(gfns),
+            nr_gfns=gfns,
+            read_gfns=sizes.read_gfns or gfns,
+            written_gfns=sizes.written_gfns,
+            range_max=max(sizes.addresses, gfns),
+            table_shift=sizes.gfns_per_table - 1,
+        )[0]
+        kvm.gpc_list = self.wire_caches(slots) if sizes.caches else []
+        private = sizes.private_memory and self.arch.has_private_mem
+        private = private and self.has_feature("guest_memfd")
+        kvm.gmem = self.world.add(GuestMemfd)[0] if private else None
+        return kvm
+
+    def wire_memslots(self) -> list[Any]:
+        layout = self.sizes.memslot_layout()
+        slots = self.world.add(Memslot, len(layout))
+        for number, slot in enumerate(slots):
+            slot.id = number
+            slot.base_gfn, slot.userspace_addr, slot.npages = layout[number]
+        return slots
+
+    def wire_caches(self, slots: Sequence[Any]) -> list[Any]:
+        """A cache for each of the hvas."""
+        caches = self.world.add(GfnToPfnCache, len(self.sizes.caches))
+        for gpc, uhva in zip(caches, self.sizes.caches, strict=True):
+            offsets = [(uhva - slot.userspace_addr, slot) for slot in slots]
+            gpc.uhva = uhva
+            gpc.by_hva = not any(0 <= offset < slot.npages for offset, slot in offsets)
+        return caches
 
     def has_feature(self, name: str) -> bool:
         """Whether this kernel has a feature; what was asked decides what programs it shares."""
@@ -143,7 +188,28 @@ class Host:
             kvm_mmu_notifier_invalidate_range_end,
             kvm_mmu_notifier_invalidate_page if page else None,
             kvm_mmu_notifier_change_pte if change_pte else None,
+            kvm_mmu_notifier_clear_flush_young,
+            kvm_mmu_notifier_clear_young,
+            kvm_mmu_notifier_release,
         )
+
+    def add_device(self, struct: type[Struct], invalidate: Callable[..., Any]) -> Any:
+        """A driver that mirrors the whole mm, with one device: an instance of its struct, which
+        has a `mutex` and a page table `pt`, one entry an address.  `invalidate(device, start, end,
+        blockable)` is what its interval subscription calls."""
+        subscriptions = self.world.add(MmuNotifierSubscriptions)[0]
+        device = self.world.add(struct, mm=self.mm)[0]
+        self.mm.interval_sub = device.notifier = self.world.add(
+            MmuIntervalNotifier,
+            subscriptions=subscriptions,
+            start=0,
+            end=len(self.mm.addresses),
+            owner=device,
+            invalidate=invalidate,
+        )[0]
+        device.notifier.inserted = True
+        self.devices.append(device)
+        return device
 
     def map_page(self, addr: int, page: int, *, content: int = 0, write: bool = True) -> None:
         """Before the run: the primary MMU maps an anonymous page at an address."""
@@ -160,6 +226,11 @@ class Host:
         self.map_page(addr, page)
         self.map_page(addr + 1, page + 1)
         self.mm.pmd[addr // 2] = PMD_HUGE
+
+    def map_zero_page(self, addr: int) -> None:
+        """Before the run: an address that was read and never written to."""
+        self.mm.pte[addr] = Pte(present=True, page=self.mm.zero_page)
+        self.mm.written[addr] = 0
 
     def map_ksm_page(self, addresses: Sequence[int], page: int) -> None:
         """Before the run: a KSM page is mapped read-only at several addresses."""

@@ -44,6 +44,8 @@ atomic: Any = Primitive("atomic", 'with atomic("why"): one step, for the reason 
 cover: Any = Primitive("cover", "a mark that a verdict can be asked for")
 warn_on: Any = Primitive("warn_on", "WARN_ON(condition): a mark, reached when the condition holds")
 bug_on: Any = Primitive("bug_on", "BUG_ON(condition): an error of the model when it holds")
+might_sleep: Any = Primitive("might_sleep", "the kernel may reschedule here")
+non_block: Any = Primitive("non_block", 'with non_block("why"): nothing here may sleep')
 trace: Any = Primitive("trace", 'trace("kvm_set_spte_hva", ...): the kernel has that tracepoint')
 
 PRIMITIVES = {
@@ -51,5 +53,10 @@ PRIMITIVES = {
     for p in (
         *(spin_lock, read_lock, write_lock, lock, unlock, trylock),
         *(wait_until, choose, atomic, cover, warn_on, bug_on, trace),
+        *(might_sleep, non_block),
     )
 }
+
+SLEEPS = "something sleeps where it must not"
+"""The mark of might_sleep(), and of taking a lock that does not spin, while the process holds one
+that spins or is inside non_block."""

@@ -53,8 +53,14 @@ def check(kind: Kind, value: Any, sizes: dict[str, int], what: str) -> None:
 
 
 class Bool(Kind):
+    """True or False.  `size` names a size of the world, 0 or 1: where it is 0 there is no such bit,
+    and what would be read of it is False."""
+
+    def __init__(self, size: str = "") -> None:
+        self.size = size
+
     def hi(self, sizes: dict[str, int]) -> int:
-        return 1
+        return sizes[self.size] if self.size else 1
 
     def decode(self, code: int, world: World) -> bool:
         return bool(code)
@@ -144,18 +150,24 @@ class SequenceState:
 class LockState:
     """A lock in replay: the process that holds it for write, and those that hold it for read."""
 
-    __slots__ = ("holder", "name", "owner", "readers")
+    __slots__ = ("holder", "name", "owner", "readers", "spins")
 
-    def __init__(self, name: str, holder: Any) -> None:
+    def __init__(self, name: str, holder: Any, spins: bool) -> None:
         self.name, self.holder = name, holder  # the struct instance that the lock belongs to
+        self.spins = spins
         self.owner: int | None = None
         self.readers: set[int] = set()
 
 
 class Lock:
-    """A mutual exclusion lock field: spinlock, mutex, page lock, bit lock."""
+    """A mutual exclusion lock field: spinlock, mutex, page lock, bit lock.
+
+    spins: who waits for it spins, and who holds it must not sleep."""
 
     shared = False
+
+    def __init__(self, spins: bool = False) -> None:
+        self.spins = spins
 
 
 class RwLock(Lock):
@@ -323,7 +335,7 @@ class Struct:
     def fresh_cell(self, field: Field) -> Any:
         """The initial value of a field in replay."""
         if isinstance(field.kind, Lock):
-            return LockState(field.key, self)
+            return LockState(field.key, self, field.kind.spins)
         if isinstance(field.kind, Sequence):
             return SequenceState()
         return field.kind.default() if field.array is None else Cells(field, self)

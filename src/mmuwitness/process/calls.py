@@ -32,7 +32,7 @@ VALUES = {"choose", "trylock"}
 
 def primitive(b: Statements, which: Primitive, node: ast.Call) -> Folded:
     """A call of a primitive as an expression or statement."""
-    if which.name in ACQUIRE or which.name == "atomic":
+    if which.name in (*ACQUIRE, "atomic", "non_block"):
         hint = f"write `with {which.name}(...):`"
         raise b.error(f"{which.name}() is used as a statement of its own", node, hint)
     check_call(b, which, node)
@@ -48,7 +48,10 @@ def check_call(b: Statements, which: Primitive, node: ast.Call) -> None:
     if not isinstance(node.func, ast.Name) or scope.get(node.func.id) is not which:
         hint = f"from mmuwitness.model.primitives import {which.name}"
         raise b.error(f"{which.name}() is called by the name that it is imported under", node, hint)
-    if node.keywords or not node.args or (len(node.args) > 1 and which.name != "trace"):
+    if which.name == "might_sleep":
+        if node.keywords or node.args:
+            raise b.error("might_sleep() takes no argument", node)
+    elif node.keywords or not node.args or (len(node.args) > 1 and which.name != "trace"):
         raise b.error(f"{which.name}() takes one argument, without its name", node)
 
 
@@ -63,8 +66,17 @@ def acquire(b: Statements, node: ast.Call, mode: str) -> Place:
     place = lock_argument(b, node)
     if mode == "r" and not place.field.kind.shared:
         raise b.error(f"{place.field.key} cannot be held shared", node, "declare it as RwLock()")
+    if not place.field.kind.spins and not b.is_claim:
+        do_might_sleep(b, node)
     b.access("acquire", place, node, extra=mode)
     return place
+
+
+def do_might_sleep(b: Statements, node: ast.Call) -> Folded:
+    """A mark if nothing may sleep here: known now inside non_block, and with a lock once all of
+    the process is folded (see `sleeping`)."""
+    b.emit("sleep", node, extra=b.frame.non_block)
+    return Const(None)
 
 
 def release(b: Statements, place: Place, mode: str, node: ast.AST, depth: int = 0) -> None:
@@ -287,16 +299,18 @@ def with_statement(b: Statements, node: ast.With) -> None:
             raise b.error("which lock mode to take must be known when the host is wired", node)
         item = item.body if known else item.orelse
     name = with_primitive(b, item)
-    if name not in ACQUIRE and name != "atomic":
+    if name not in (*ACQUIRE, "atomic", "non_block"):
         raise b.error("this cannot be used in a with statement", node, WITH)
     assert isinstance(item, ast.Call)
     if name == "atomic":
         atomic_region(b, node, item)
+    elif name == "non_block":
+        non_block_region(b, node, item)
     else:
         locked_region(b, node, item, ACQUIRE[name])
 
 
-WITH = "with spin_lock(x), read_lock(x), write_lock(x) or atomic(why)"
+WITH = "with spin_lock(x), read_lock(x), write_lock(x), atomic(why) or non_block(why)"
 
 
 def with_primitive(b: Statements, item: ast.expr) -> str:
@@ -310,10 +324,22 @@ def with_primitive(b: Statements, item: ast.expr) -> str:
     return callee.value.name
 
 
-def atomic_region(b: Statements, node: ast.With, item: ast.Call) -> None:
+def check_reason(b: Statements, item: ast.Call, name: str) -> None:
     why = b.expr(item.args[0])
     if not isinstance(why, Const) or not isinstance(why.value, str):
-        raise b.error("atomic() takes the reason, a text", item)
+        raise b.error(f"{name}() takes the reason, a text", item)
+
+
+def non_block_region(b: Statements, node: ast.With, item: ast.Call) -> None:
+    check_reason(b, item, "non_block")
+    outer = b.frame.non_block
+    b.frame.non_block = True
+    b.statements(node.body)
+    b.frame.non_block = outer
+
+
+def atomic_region(b: Statements, node: ast.With, item: ast.Call) -> None:
+    check_reason(b, item, "atomic")
     outer = enter_region(b)
     if not outer:
         b.emit("begin", node, site=b.site(node))

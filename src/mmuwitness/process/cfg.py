@@ -45,6 +45,7 @@ class Frame:
         self.names: dict[str, Folded | None] = dict.fromkeys(self.variables)
         self.held: list[tuple[ast.With, Place, str]] = []
         self.loops: list[Loop] = []
+        self.non_block = False
         self.result: list[tuple[Folded, Block]] = []
 
     def lookup(self, builder: Builder, name: str) -> Folded | None:
@@ -137,6 +138,7 @@ class Builder(Statements):
         caller = self.frame
         self.serial += 1
         frame = Frame(source, context, caller.region, self.serial)
+        frame.non_block = caller.non_block
         self.bind_arguments(frame, values, keywords, node)
         self.frame = frame
         self.statements(source.tree.body)

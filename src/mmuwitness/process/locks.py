@@ -7,7 +7,7 @@ a claim needs free stays.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from mmuwitness.process.ir import Block, Op, Operand, Process
 
@@ -37,9 +37,23 @@ def never_waited_for(processes: list[Process], needed: Collection[str]) -> set[s
 
 def misused(process: Process, keys: set[str]) -> set[str]:
     """Those of some locks that the process may take while it holds them, or drop while it does
-    not: forward over its blocks; what is surely held is met by intersection, what may be by
-    union."""
-    found: set[str] = set()
+    not."""
+    return {
+        op.field.key
+        for op, held in held_before(process, keys)
+        if uses(op, keys) and op.field is not None and not is_proper(op, held)
+    }
+
+
+def uses(op: Op, keys: set[str]) -> bool:
+    """It takes or drops one of some locks."""
+    used = op.code in ("acquire", "try", "release") and op.field is not None
+    return used and op.field.key in keys  # type: ignore[union-attr]
+
+
+def held_before(process: Process, keys: set[str]) -> Iterator[tuple[Op, Held]]:
+    """Every operation with those of some locks that are held before it: forward over the blocks;
+    what is surely held is met by intersection, what may be by union."""
     entering: dict[int, Held] = {id(process.entry): (frozenset(), frozenset())}
     changed = True
     while changed:
@@ -49,12 +63,7 @@ def misused(process: Process, keys: set[str]) -> set[str]:
                 continue
             held = entering[id(block)]
             for op in block.ops:
-                if op.code in ("acquire", "try", "release") and op.field and op.field.key in keys:
-                    if not is_proper(op, held):
-                        found.add(op.field.key)
-                    held = after(op, held)
-                elif op.dst is not None:
-                    held = after_assignment(op, held)
+                held = after_any(op, held, keys)
             for target in block.targets:
                 new = on_edge(block, target, held, keys)
                 if id(target) in entering:
@@ -63,7 +72,18 @@ def misused(process: Process, keys: set[str]) -> set[str]:
                 if entering.get(id(target)) != new:
                     entering[id(target)] = new
                     changed = True
-    return found
+    for block in process.blocks:
+        if id(block) in entering:
+            held = entering[id(block)]
+            for op in block.ops:
+                yield op, held
+                held = after_any(op, held, keys)
+
+
+def after_any(op: Op, held: Held, keys: set[str]) -> Held:
+    if uses(op, keys):
+        return after(op, held)
+    return after_assignment(op, held) if op.dst is not None else held
 
 
 def lock_of(op: Op) -> Lock:

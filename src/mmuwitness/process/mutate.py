@@ -10,8 +10,9 @@ from __future__ import annotations
 import ast
 import linecache
 import types
+from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -56,7 +57,8 @@ class Edit:
 @dataclass(frozen=True)
 class Mutation:
     """One change of one function.  kind: "drop", "lock", "check", "swap", "compare", "range",
-    "logic" or "value".  was, now: the text it changes."""
+    "logic" or "value".  was, now: the text it changes.  nth: of those of its function that say the
+    same of themselves."""
 
     function: types.FunctionType
     kind: str
@@ -64,6 +66,7 @@ class Mutation:
     was: str
     now: str
     edits: tuple[Edit, ...]
+    nth: int = 1
 
     @property
     def name(self) -> str:
@@ -72,6 +75,10 @@ class Mutation:
 
     @property
     def text(self) -> str:
+        return self.change if self.nth == 1 else f"{self.change}, {self.nth}"
+
+    @property
+    def change(self) -> str:
         if self.kind == "drop":
             return f"without `{self.was}`"
         if self.kind == "lock":
@@ -126,7 +133,12 @@ def apply(lines: list[str], edit: Edit) -> None:
 def mutations(function: types.FunctionType, ghosts: Collection[str] = ()) -> list[Mutation]:
     """Every mutation of a function, in the order of its lines.  ghosts: fields that no kernel
     has, which are left alone."""
-    return sorted(Mutator(function, ghosts).all(), key=lambda each: each.line)
+    found = sorted(Mutator(function, ghosts).all(), key=lambda each: each.line)
+    seen: Counter[str] = Counter()
+    for number, each in enumerate(found):
+        seen[each.change] += 1
+        found[number] = replace(each, nth=seen[each.change])
+    return found
 
 
 class Mutator:

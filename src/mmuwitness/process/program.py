@@ -21,6 +21,7 @@ from mmuwitness.process.layout import Layout, initial_words, make_layout
 from mmuwitness.process.locks import never_waited_for
 from mmuwitness.process.lowered import Lowered
 from mmuwitness.process.simplify import simplify
+from mmuwitness.process.sleeping import mark_sleeps
 from mmuwitness.process.steps import (
     Access,
     Boundary,
@@ -111,6 +112,7 @@ def fold_host(host: HostSpec, every: bool, lines: bool) -> Program:
     for process in processes:
         simplify(process, host.world, written(processes))
     for process in processes:
+        mark_sleeps(process)
         process.held = locks_held(process)
     claims, observers = [], []
     for number, claim in enumerate(host.claims):

@@ -6,7 +6,7 @@ keeps in a register `_tN` (N: number of the syntax node) are bound to a local of
 both executors name them alike.
 
 What `_mw` (the runtime, see `explore.replay`) is asked for: call, at, fit, store, acquire, trylock,
-release, iterate, depth, unwind, cover, warn_on, bug_on, trace.
+release, iterate, depth, unwind, cover, warn_on, bug_on, trace, might_sleep, non_block.
 """
 
 from __future__ import annotations
@@ -266,6 +266,8 @@ class Rewriter:
         item = node.items[0].context_expr
         if self.primitive(item) == "atomic":
             return [ast.Expr(self.place(node)), *self.body(node.body)]
+        if self.primitive(item) == "non_block":
+            return [ast.With([ast.withitem(runtime("non_block"))], self.body(node.body))]
         if isinstance(item, ast.IfExp):
             yes, no = self.take(node, item.body), self.take(node, item.orelse)
             taken: list[ast.stmt] = [ast.If(self.expr(item.test), yes, no)]

@@ -27,15 +27,20 @@ def exit_code(compared: Sequence[Comparison]) -> int:
 def variant_text(asked: Comparer, compared: Sequence[Comparison], scenarios: int) -> str:
     """compared: the scenarios that touch the change, out of so many."""
     lines = [*beside(asked, compared, scenarios)]
+    if not all(each.own for each in compared):
+        lines += ["", *differences(compared)]
     if compared:
-        lines += ["", *differences(compared), "", *bounds(asked, compared)]
+        lines += ["", *bounds(asked, compared)]
     if exit_code(compared) == VIOLATED:
         lines += ["", *wrap(CAUTION.format(arch=asked.arch, era=asked.era), "")]
     return "\n".join(lines)
 
 
 def one_text(asked: Comparer, compared: Comparison, found: Exploration) -> str:
-    """One scenario: the comparison, then what `check` prints of the changed one."""
+    """One scenario: the comparison, then what `check` prints of the changed one; that alone where
+    the scenario is the file's own."""
+    if compared.own:
+        return check_text(found, asked.claims)
     changes = [
         f"  {claim}: {before} -> {after}" for claim, before, after in compared.differences
     ] or ["  no verdict"]
@@ -57,6 +62,8 @@ def beside(asked: Comparer, compared: Sequence[Comparison], scenarios: int) -> l
         before, after = cell(each.unchanged), cell(each.changed)
         if each.same_program:
             after = ["the same program"]
+        if each.own:
+            before = ["the file's own"]
         name = each.scenario.name
         for left, right in zip_longest(before, after, fillvalue=""):
             lines.append(f"{name:{width}}{left:{COLUMN}}{right}".rstrip())
@@ -79,7 +86,12 @@ def headline(asked: Comparer, compared: Sequence[Comparison], scenarios: int) ->
         same = all(each.same_program for each in compared)
         says = "changes no program" if same else "every claim holds"
     if compared and scenarios > 1:
-        says += f" ({len(compared)} of {scenarios} scenarios run what it changes)"
+        own = sum(each.own for each in compared)
+        told = [f"{len(compared) - own} of {scenarios - own} scenarios run what it changes"]
+        if not asked.variant.names(asked.arch):
+            told = []
+        told += [f"{own} of its own"] if own else []
+        says += f" ({'; '.join(told)})"
     return wrap(f"{asked.variant.path} on {asked.arch}, {asked.era}: {says}", "")
 
 
@@ -154,9 +166,10 @@ def variant_json(asked: Comparer, compared: Sequence[Comparison]) -> dict[str, A
             {
                 "scenario": each.scenario.name,
                 "bounds": each.scenario.bounds,
+                "own": each.own,
                 "touched": sorted(each.touched),
                 "same_program": each.same_program,
-                "unchanged": outcome_json(each.unchanged),
+                "unchanged": None if each.own else outcome_json(each.unchanged),
                 "changed": outcome_json(each.changed),
             }
             for each in compared

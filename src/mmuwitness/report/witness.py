@@ -51,8 +51,8 @@ class Walk:
 
 def walk_of(schedule: Schedule, own: Scenario | None = None) -> Walk:
     scenario, era = own or scenario_of_schedule(schedule.scenario), era_of(schedule.era)
-    if not find_arch(schedule.arch).applies(era):
-        raise BadSchedule(f"{schedule.arch} has no MMU notifier in {era}'s KVM")
+    if absent := scenario.absent(era, find_arch(schedule.arch)):
+        raise BadSchedule(absent)
     program = fold_scenario(scenario, era, schedule.arch, schedule.folding)
     native = NativeProgram(compile_ir(program.lowered.text))
     try:

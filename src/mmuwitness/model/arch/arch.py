@@ -9,21 +9,24 @@ to flush.  `page_fault` handles a guest fault.
 from __future__ import annotations
 
 from mmuwitness.model.era import Era
+from mmuwitness.model.kvm.dirty_log import mark_page_dirty_in_slot
 from mmuwitness.model.kvm.kvm_host import KvmGfnRange, Spte
 from mmuwitness.model.kvm.kvm_main import (
     hva_to_pfn,
     kvm_flush_remote_tlbs,
+    kvm_release_pfn_clean,
     mmu_invalidate_retry,
     mmu_invalidate_retry_gfn,
 )
-from mmuwitness.model.kvm.memslots import gfn_to_hva
-from mmuwitness.model.mm.mm_types import PMD_HUGE, nth_page, pmd_of, put_page
-from mmuwitness.model.primitives import atomic, feature, write_lock
+from mmuwitness.model.kvm.memslots import gfn_to_hva, kvm_memslots, memslot_base
+from mmuwitness.model.mm.mm_types import PMD_HUGE, nth_page, pmd_of
+from mmuwitness.model.primitives import atomic, feature, trace, write_lock
 
 
 class Arch:
     """Defaults shared by most.  name: as given on the command line; kernel_arch: as in era rows;
-    notifier and change_pte: features that say whether KVM there has them at all."""
+    notifier and change_pte: features that say whether KVM there has them at all; has_private_mem:
+    guests may have private memory."""
 
     name = ""
     kernel_arch = ""
@@ -31,6 +34,8 @@ class Arch:
     change_pte = ""
     absent = "no MMU notifier in this KVM"
     maps_reads_writable = False
+    retries_in_host = False
+    has_private_mem = False
 
     def applies(self, era: Era) -> bool:
         """False where this MMU does not exist, or does not subscribe to MMU notifiers."""
@@ -64,8 +69,8 @@ class Arch:
 
     def kvm_arch_flush_shadow_memslot(self, kvm, slot):
         """The memslot is INVALID: all that it maps is zapped."""
-        first, end = slot.base_gfn, slot.base_gfn + slot.npages
-        range = KvmGfnRange(slot=slot, may_block=False, start=first, end=end)
+        first = memslot_base(kvm, kvm_memslots(kvm), slot)
+        range = KvmGfnRange(slot=slot, may_block=False, start=first, end=first + slot.npages)
         with write_lock(kvm.mmu_lock):
             if self.kvm_unmap_gfn_range(kvm, range):
                 kvm_flush_remote_tlbs(kvm)
@@ -73,40 +78,90 @@ class Arch:
     def kvm_mmu_reload(self, vcpu):
         """No root is ever invalid."""
 
+    def kvm_arch_flush_shadow_all(self, kvm):
+        """All that any memslot maps is zapped."""
+        with write_lock(kvm.mmu_lock):
+            for gfn in kvm.gfns:
+                kvm.spte[gfn] = Spte()
+            kvm_flush_remote_tlbs(kvm)
+
+    def handle_mmio_page_fault(self, kvm, fault):
+        """A gfn in no memslot: nothing is looked up, nothing is remembered."""
+        trace("kvm_mmio", fault.gfn)
+
     def page_fault(self, vcpu, fault):
-        """Snapshot, look up without locks, lock, retry or install."""
-        kvm = vcpu.kvm
+        """Some begin a fault that is retried again here, with the vCPU in kvm->srcu all the time;
+        others let the guest fault again.  Only those who wait for kvm->srcu can tell apart."""
+        retry = self.map_page(vcpu.kvm, fault)
+        while vcpu.kvm.loops_in_host and self.retries_in_host and retry:
+            fault.page = None
+            retry = self.map_page(vcpu.kvm, fault)
+
+    def map_page(self, kvm, fault):
+        """Snapshot, look up without locks, lock, retry or install.  True: it is to be retried."""
+        retry = False
         self.take_snapshot(kvm, fault)
         hva_to_pfn(kvm, fault, self.maps_reads_writable)
         if fault.page is not None:
+            self.restrict_to_access(kvm, fault)
             with write_lock(kvm.mmu_lock):
-                if not self.is_stale(kvm, fault):
-                    self.map(kvm, fault)
-            put_page(fault.page)
-
-    def page_fault_in_host(self, vcpu, fault):
-        """As page_fault of MIPS and LoongArch: a fault that is retried begins again, here.  The
-        vCPU is in kvm->srcu all the time, and takes no signal."""
-        kvm = vcpu.kvm
-        retry = True
-        while retry:
-            retry = False
-            fault.page = None
-            self.take_snapshot(kvm, fault)
-            hva_to_pfn(kvm, fault, self.maps_reads_writable)
-            if fault.page is not None:
-                with write_lock(kvm.mmu_lock):
-                    retry = self.is_stale(kvm, fault)
-                    if not retry:
-                        self.map(kvm, fault)
-                put_page(fault.page)
+                retry = self.is_stale(kvm, fault)
+                if not retry:
+                    self.install(kvm, fault)
+            kvm_release_pfn_clean(kvm, fault.page)
+        return retry
 
     def take_snapshot(self, kvm, fault):
         fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
 
+    def restrict_to_access(self, kvm, fault):
+        """While the memslot is logged, a leaf is writable only after a write."""
+        if kvm.logs_dirty_pages and fault.logged and not fault.write:
+            fault.map_writable = False
+
+    def install(self, kvm, fault):
+        """A leaf that another vCPU has made writable meanwhile is left so."""
+        if kvm.logs_dirty_pages:
+            old = kvm.spte[fault.gfn]
+            if old.present and old.write and old.page is fault.page:
+                return
+        self.map(kvm, fault)
+        self.log_fault(kvm, fault)
+
+    def log_fault(self, kvm, fault):
+        """mmu_lock is held, so the log is not read between the leaf and this."""
+        if kvm.logs_dirty_pages and fault.map_writable:
+            mark_page_dirty_in_slot(kvm, fault.gfn, fault.logged)
+
+    def spte_write_protect(self, kvm, gfn, pt_protect):
+        """mmu_lock is held for writing.  True: TLBs may have it writable.  pt_protect: against all
+        writes, not only until the next one is logged."""
+        spte = kvm.spte[gfn]
+        if spte.present and spte.write:
+            kvm.spte[gfn] = spte.replace(write=False)
+            return True
+        return False
+
+    def kvm_age_gfn(self, kvm, range):
+        young = False
+        for gfn in kvm.gfns:
+            if range.start <= gfn and gfn < range.end:
+                young = self.age_leaf(kvm, gfn) or young
+        return young
+
+    def age_leaf(self, kvm, gfn):
+        """True: the leaf was young, and is not any more."""
+        with atomic("test and clear: hardware may set the bit at any time"):
+            spte = kvm.spte[gfn]
+            if spte.present and not spte.aged:
+                kvm.spte[gfn] = spte.replace(aged=True)
+                return True
+        return False
+
     def is_stale(self, kvm, fault):
         if feature.range_retry_hva or feature.range_retry_gfn:
-            return mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn)
+            key = fault.hva if feature.range_retry_hva else fault.gfn
+            return mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, key)
         return mmu_invalidate_retry(kvm, fault.mmu_seq)
 
     def map(self, kvm, fault):

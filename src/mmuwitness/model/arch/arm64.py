@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import Spte
-from mmuwitness.model.kvm.kvm_main import cond_resched_rwlock_write, hva_to_pfn
-from mmuwitness.model.mm.mm_types import put_page
-from mmuwitness.model.primitives import feature, read_lock, write_lock
+from mmuwitness.model.kvm.kvm_main import (
+    cond_resched_rwlock_write,
+    hva_to_pfn,
+    kvm_release_pfn_clean,
+)
+from mmuwitness.model.primitives import atomic, feature, read_lock, write_lock
 
 
 class Arm64(Arch):
@@ -36,11 +39,10 @@ class Arm64(Arch):
         block by block (here: by table pages) and may yield between two; all is flushed then."""
         for gfn in kvm.gfns:
             if range.start <= gfn and gfn < range.end:
-                if kvm.yields and range.may_block and feature.arm64_unmap_yields:
-                    if gfn != range.start and self.table_of(kvm, gfn) != self.table_of(
-                        kvm, gfn - 1
-                    ):
-                        cond_resched_rwlock_write(kvm)
+                if kvm.yields and feature.arm64_unmap_yields and gfn != range.start:
+                    if range.may_block or not feature.arm64_zap_reschedules_if_blockable:
+                        if self.table_of(kvm, gfn) != self.table_of(kvm, gfn - 1):
+                            cond_resched_rwlock_write(kvm)
                 if kvm.spte[gfn].present:
                     self.zap_and_flush(kvm, gfn)
                     self.free_empty_table(kvm, self.table_of(kvm, gfn))
@@ -68,11 +70,13 @@ class Arm64(Arch):
             fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()
         hva_to_pfn(kvm, fault, self.maps_reads_writable)
         if fault.page is not None:
+            self.restrict_to_access(kvm, fault)
             parallel = feature.arm64_parallel_fault
             with read_lock(kvm.mmu_lock) if parallel else write_lock(kvm.mmu_lock):
                 if not self.is_stale(kvm, fault):
                     self.install(kvm, fault)
-            put_page(fault.page)
+                    self.log_fault(kvm, fault)
+            kvm_release_pfn_clean(kvm, fault.page)
 
     def install(self, kvm, fault):
         """With kvm_pgtable a permission fault on a leaf of the same size only gets its permissions
@@ -80,6 +84,10 @@ class Arm64(Arch):
         old = kvm.spte[fault.gfn]
         if kvm.mm.huge_pages and self.maps_huge(kvm, fault):
             self.stage2_map_huge(kvm, fault)
+            return
+        if kvm.logs_dirty_pages:
+            # what two vCPUs want of one leaf differs: who is second must not take from the first
+            self.install_logged(kvm, fault)
         elif feature.arm64_kvm_pgtable and fault.permission:
             if old.present and fault.map_writable:
                 kvm.spte[fault.gfn] = old.replace(write=True)
@@ -102,3 +110,25 @@ class Arm64(Arch):
                     kvm.spte[gfn] = Spte()
             self.flush_huge(kvm, fault.gfn)
         self.map_huge(kvm, fault)
+
+    def install_logged(self, kvm, fault):
+        """The same with faults that share mmu_lock.  Since commit 694d071f8d85 ("KVM: arm64: Filter
+        out the case of only changing permissions from stage-2 map path") in v5.12 translation
+        faults leave permissions alone: the guest exits once more, if it has to."""
+        if feature.arm64_kvm_pgtable and fault.permission:
+            with atomic("cmpxchg of the leaf that is there"):
+                old = kvm.spte[fault.gfn]
+                if old.present and fault.map_writable:
+                    kvm.spte[fault.gfn] = old.replace(write=True)
+            return
+        old = kvm.spte[fault.gfn]
+        same_page = old.present and old.page is fault.page
+        if not same_page or not feature.arm64_map_keeps_permissions:
+            if old.present and (not same_page or old.write != fault.map_writable):
+                # break before make
+                kvm.spte[fault.gfn] = Spte()
+                self.flush_gfn(kvm, fault.gfn)
+            with atomic("cmpxchg: if another vCPU was faster, its leaf stays"):
+                if not kvm.spte[fault.gfn].present:
+                    kvm.table[self.table_of(kvm, fault.gfn)] = True
+                    self.map(kvm, fault)

@@ -7,20 +7,15 @@ from mmuwitness.model.kvm.kvm_host import Spte
 
 
 class Loongarch(Arch):
-    """As MIPS, from which it was written, but change_pte looks at the old leaf."""
+    """As MIPS, from which it was written, but change_pte looks at the old leaf.  The loop of a
+    fault that is retried lets others run every 100 rounds."""
 
     name = "loongarch"
     kernel_arch = "loongarch"
     notifier = "loongarch_notifier"
     change_pte = "loongarch_change_pte"
     maps_reads_writable = True
-
-    def page_fault(self, vcpu, fault):
-        """kvm_map_page(): as on MIPS, and every 100 rounds it lets others run."""
-        if vcpu.kvm.loops_in_host:
-            self.page_fault_in_host(vcpu, fault)
-        else:
-            Arch.page_fault(self, vcpu, fault)
+    retries_in_host = True
 
     def kvm_set_spte_gfn(self, kvm, range):
         """An absent leaf is cleared again; a present one gets the new pfn, writable only if both

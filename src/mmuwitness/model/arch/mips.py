@@ -5,26 +5,20 @@ from __future__ import annotations
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.kvm_main import kvm_flush_remote_tlbs
+from mmuwitness.model.kvm.memslots import kvm_memslots, memslot_base
 from mmuwitness.model.primitives import write_lock
 
 
 class Mips(Arch):
     """The SPTE is a host PTE; table pages stay while a zap covers less than all they map.  A fault
-    that is retried loops in the host; unless a scenario asks for that the guest faults again, which
-    only those who wait for kvm->srcu can tell apart."""
+    that is retried loops in the host, where a scenario asks for that."""
 
     name = "mips"
     kernel_arch = "mips"
     notifier = "mips_notifier"
     change_pte = "mips_change_pte"
     maps_reads_writable = True
-
-    def page_fault(self, vcpu, fault):
-        """kvm_mips_map_page()"""
-        if vcpu.kvm.loops_in_host:
-            self.page_fault_in_host(vcpu, fault)
-        else:
-            Arch.page_fault(self, vcpu, fault)
+    retries_in_host = True
 
     def kvm_set_spte_gfn(self, kvm, range):
         """The host's PTE is stored as it is, writable or not, if the table page exists.  Flushed
@@ -50,7 +44,8 @@ class Mips(Arch):
     def kvm_arch_flush_shadow_memslot(self, kvm, slot):
         """Given the last page, as it should be."""
         with write_lock(kvm.mmu_lock):
-            self.kvm_mips_flush_gpa_pt(kvm, slot.base_gfn, slot.base_gfn + slot.npages - 1)
+            base_gfn = memslot_base(kvm, kvm_memslots(kvm), slot)
+            self.kvm_mips_flush_gpa_pt(kvm, base_gfn, base_gfn + slot.npages - 1)
             kvm_flush_remote_tlbs(kvm)
 
     def map(self, kvm, fault):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mmuwitness.model.bugs.bug import Bug
 from mmuwitness.model.features.feature import SOURCE
 from mmuwitness.model.mm.oom_kill import oom_reap_task
-from mmuwitness.model.scenarios.scenario import ONE_GFN, Scenario, mm_actor, two_private_pages
+from mmuwitness.model.scenarios.oom import beside_refusing_driver
+from mmuwitness.model.scenarios.scenario import ONE_GFN, Scenario, mm_actor
 
 BUG = Bug(
     id="H5",
@@ -18,11 +19,10 @@ BUG = Bug(
     reference="It wants two subscribers on one mm. In v5.10.27, too.",
     claim="windows_balanced",
     scenario=Scenario(
-        "oom_reap",
-        "The oom reaper takes the VMM's pages while a vCPU still runs; a second subscriber may"
-        " refuse.",
+        "oom_reap_once",
+        "As oom_reap, with one attempt: counts that go wrong stay in their ranges.",
         "1 vCPU, 1 gfn, 2 pages, 1 attempt of the reaper",
-        two_private_pages,
+        beside_refusing_driver,
         mm_actor("oom_reaper", oom_reap_task),
         ONE_GFN,
     ),

@@ -1,6 +1,6 @@
 """The secondary MMU, common part: virt/kvm/."""
 
-from mmuwitness.model.features.feature import DERIVED, PATCH, SOURCE, Feature
+from mmuwitness.model.features.feature import DERIVED, MEMORY, PATCH, SOURCE, Feature
 
 # fmt: off
 KVM: tuple[Feature, ...] = (
@@ -43,6 +43,17 @@ KVM: tuple[Feature, ...] = (
             "KVM: introduce kvm->srcu and convert kvm_set_memory_region to SRCU update",
             since="v2.6.34", source=PATCH,
             note="a memslot is deleted in two steps, INVALID before; readers are in kvm->srcu"),
+    # Not in v3.4, which was read, and in v3.11; the release is from memory.
+    Feature("memslot_move_invalidates", "12d6e7538e2d",
+            "KVM: perform an invalid memslot step for gpa base change",
+            since="v3.7", source=MEMORY,
+            note="a memslot that moves is INVALID and zapped before it is at its new base gfn"),
+    # In v3.4, which was read; the commit and its release are from memory.
+    Feature("memslot_move_flushes", "ce88decfd25b", "KVM: MMU: mmio page fault support",
+            since="v3.1", until="v3.7", until_commit="12d6e7538e2d",
+            until_subject="KVM: perform an invalid memslot step for gpa base change",
+            source=MEMORY,
+            note="all is zapped once a memslot is at its new base gfn"),
     # Its levels of v5.10 and v5.11 are from memory, that of v5.12 was read.
     Feature("fault_retries_invalid_slot", "e0c378684b65",
             "KVM: x86/mmu: Retry page faults that hit an invalid memslot",
@@ -108,6 +119,38 @@ KVM: tuple[Feature, ...] = (
             "KVM: x86: Don't emit TLB flushes when aging SPTEs for mmu_notifiers",
             since="v6.13", arches=("x86",), source=SOURCE,
             note="clear_flush_young does not flush"),
+    # Both patches were read; their releases, v3.3 and v3.4, are from their dates.
+    Feature("dirty_log_flush_under_lock", "95d4c16ce78c",
+            "KVM: Optimize dirty logging by rmap_write_protect()", until="v3.3",
+            until_commit="95d4c16ce78c",
+            until_subject="KVM: Optimize dirty logging by rmap_write_protect()", source=DERIVED,
+            note="who write-protects for the dirty log flushes before mmu_lock is dropped"),
+    Feature("dirty_log_flush_under_lock", "6dbf79e7164e",
+            "KVM: Fix write protection race during dirty logging", since="v3.4", until="v3.16",
+            until_commit="198c74f43f0f",
+            until_subject="KVM: MMU: flush tlb out of mmu lock when write-protect the sptes",
+            source=DERIVED, note="again; since v3.16 others ask for MMU-writable, not for W"),
+    Feature("dirty_log_without_srcu", "60c34612b707", "KVM: Switch to srcu-less get_dirty_log()",
+            since="v3.5", source=MEMORY,
+            note="bits are taken out of the dirty bitmap one by one, under mmu_lock"),
+    # The patch was read without its subject.
+    Feature("dirty_log_protects_after_swap", "edde99ce0529",
+            "KVM: Write protect memory after slot swap", since="v2.6.37", source=MEMORY,
+            note="KVM_GET_DIRTY_LOG swaps the bitmap first, then makes SPTEs read-only"),
+    Feature("dirty_log_always_flushes", "b64d740ea7dd",
+            "kvm: x86: mmu: Always flush TLBs when enabling dirty logging",
+            since="v6.0", arches=("x86",), source=MEMORY,
+            note="TLBs are flushed when logging begins even if no SPTE was writable"),
+    Feature("zero_page_is_put", "7df003c85218",
+            "KVM: fix overflow of zero page refcount with ksm running", since="v5.6", source=PATCH,
+            note="a fault drops its reference to the zero page, though that is reserved"),
+    Feature("remapped_follows_pfn", "add6a0cd1c5b",
+            "KVM: MMU: try to fix up page faults before giving up", since="v4.8", source=PATCH,
+            note="a page that a driver maps is looked up by its PTE, and referenced"),
+    Feature("uncounted_pfn_refused", "f8be156be163",
+            "KVM: do not allow mapping valid but non-reference-counted pages",
+            since="v5.13", source=PATCH,
+            note="a page of a driver whose reference count is 0 is not mapped"),
     Feature("memory_attributes", "5a475554db1e", "KVM: Introduce per-page memory attributes",
             since="v6.8", source=SOURCE,
             note="private and shared gfns; a change opens a window of its own, not in mn_active"),
@@ -127,6 +170,12 @@ KVM: tuple[Feature, ...] = (
             "KVM: pfncache: allow a cache to be activated with a fixed (userspace) HVA",
             since="v6.9", arches=("x86",), source=PATCH,
             note="a cache's hva may be outside every memslot"),
+    Feature("pfncache_pins_page", "982ed0de4753",
+            "KVM: Reinstate gfn_to_pfn_cache with invalidation support",
+            since="v5.17", until="v5.19", until_commit="85165781c5d9",
+            until_subject="KVM: Do not pin pages tracked by gfn=>pfn caches",
+            arches=("x86",), source=PATCH,
+            note="a cache keeps a reference to its page until the next refresh"),
     # The commit is among the fixes for v7.3-rc; the code was read in v7.3.4, not in v7.3.
     Feature("gpc_invalidate_seq", "da260bcb56fe",
             "KVM: pfncache: use a dedicated invalidation sequence for cache refresh",

@@ -20,20 +20,40 @@ from mmuwitness.model.state import (
 
 
 class Spte(Value):
-    """A leaf of the secondary MMU, on every architecture; also an entry of a vCPU's TLB."""
+    """A leaf of the secondary MMU, on every architecture; also an entry of a vCPU's TLB.
+
+    Bits of x86 that software has to itself: host_writable, the PTE was writable when the leaf was
+    made; mmu_writable, whoever finds the leaf read-only may make it writable again, without
+    mmu_lock, as long as the write is put into the dirty log.  Wired out where nobody protects
+    leaves that the primary MMU lets be written.
+
+    aged: the Accessed bit is clear, or the access flag, or what stands for it; a new leaf is young.
+    Wired out where nobody ages."""
 
     present = Bool()
     write = Bool()
     page = Ref("Page")
+    host_writable = Bool("writable_bits")
+    mmu_writable = Bool("writable_bits")
+    aged = Bool("young_bits")
 
 
 VALID, INVALID, GONE = 0, 1, 2
-"""A memslot in the active set of memslots: as it is; with KVM_MEMSLOT_INVALID, while it is being
-deleted; no longer in it."""
+"""A memslot in a set of memslots: as it is; with KVM_MEMSLOT_INVALID, while it is being deleted or
+moved; not in it."""
+
+MOVED = 4
+"""What a set may say beside that of its first memslot: it is at moved_base_gfn."""
+
+KVM_HVA_ERR_BAD = -1
+"""The hva of a gfn that is in no memslot."""
 
 
 class Memslot(Struct):
-    """struct kvm_memory_slot.  Wired: id, userspace_addr and base_gfn (pages), npages."""
+    """struct kvm_memory_slot.  Wired: id, userspace_addr and base_gfn (pages), npages.
+
+    The memslots of a second address space (x86 has one for SMM) come after those of the first,
+    and its gfns are numbered on: a window visits all, as the walker does."""
 
 
 class KVM(Struct):
@@ -42,7 +62,8 @@ class KVM(Struct):
     its place: one entry, whose parts are in spte.
 
     active_memslots is what the pointer to the memslots leads to: the first of them is VALID,
-    INVALID or GONE there, the others stay.  srcu_idx and srcu_readers are kvm->srcu.
+    INVALID or GONE there, and may be MOVED; the others stay.  srcu_idx and srcu_readers are
+    kvm->srcu.  mem_attr_array[gfn]: KVM_MEMORY_ATTRIBUTE_PRIVATE.
 
     mmu_invalidate_seq is the sequence that faults compare; mmu_invalidate_seq_bit31 is the one bit
     of it that matters by itself, to a bug that keeps it in an int.
@@ -50,27 +71,45 @@ class KVM(Struct):
     invalid_spte[gfn] are the leaves of a root that a memslot update made invalid, and
     tdp_mmu_root_count the references to it (see arch.x86_tdp).
 
-    Wired: mm, arch, memslots, updates_memslots (False if nobody deletes one), vcpus, gfns,
-    read_gfns and written_gfns (guests read and write the first so many), table_shift, yields (zaps
-    drop mmu_lock on the way), replaces_roots (memslot updates have roots replaced, where there are
-    any), loops_in_host (faults that are retried stay in the host, on MIPS and LoongArch).
+    log_dirty_pages is KVM_MEM_LOG_DIRTY_PAGES of the memslots in the active set, dirty_bitmap
+    theirs; dirty_log is the VMM's: what it has read and not gone through.  gfn_write_track[gfn]: a
+    guest page table is there and shadowed, so no vCPU may write to it.  tlbs_dirty: SPTEs were
+    zapped that TLBs may still hold; a counter, so tlbs_dirty_count tells whether it moved.
+
+    Wired: mm, arch, memslots, last_memslot (None if some gfn may be in no memslot),
+    updates_memslots (False if nobody changes one), moved_base_gfn (0 if nobody moves one),
+    caches_mmio (an SPTE is made that says so where a gfn is in no memslot), gpc_list, gmem (None:
+    no private memory), logs_dirty_pages (False if nobody logs), tracks_writes (False if no guest
+    page table is shadowed), writable_bits (False where SPTEs have no such bits), ages_pages (False
+    if nobody asks whether pages are young), access_tracking (True if hardware does not say so, on
+    x86), delays_flushes (True if somebody zaps and leaves the flush to others), yields (zaps drop
+    mmu_lock on the way), replaces_roots (memslot updates have roots replaced, where there are any),
+    vcpus, gfns, read_gfns and written_gfns (guests read and write the first so many), table_shift,
+    loops_in_host (faults that are retried stay in the host, on MIPS and LoongArch).
+
     Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
     crowded, set when change_pte made or changed a leaf with other windows open, too;
-    updating, set by scenarios while a memslot update runs.
+    sent[gfn], 0 or one more than the content that the VMM has sent of a page;
+    unmarked[gfn], vCPUs that made an SPTE writable and have not put that into the log yet;
+    mmio_retried, set when a window sent a fault back that was at a gfn in no memslot;
+    updating and refreshing, set by scenarios while a memslot update, or a write through a
+    gfn_to_pfn_cache, is to end.
     """
 
     loops_in_host = False
 
-    mmu_lock = Field(RwLock())
-    mn_invalidate_lock = Field(Lock())
+    mmu_lock = Field(RwLock(spins=True))
+    mn_invalidate_lock = Field(Lock(spins=True))
     mmu_invalidate_in_progress = Field(Bounded(-1, 4), guarded_by="KVM.mmu_lock")
     mmu_invalidate_seq = Field(Sequence())
     mmu_invalidate_seq_bit31 = Field(Bool(), guarded_by="KVM.mmu_lock")
-    mmu_invalidate_range_start = Field(Bounded(0, "addresses"), guarded_by="KVM.mmu_lock")
-    mmu_invalidate_range_end = Field(Bounded(0, "addresses"), guarded_by="KVM.mmu_lock")
+    mmu_invalidate_range_start = Field(Bounded(0, "range_max"), guarded_by="KVM.mmu_lock")
+    mmu_invalidate_range_end = Field(Bounded(0, "range_max"), guarded_by="KVM.mmu_lock")
     mn_active_invalidate_count = Field(Bounded(-1, 4), guarded_by="KVM.mn_invalidate_lock")
+    gpc_invalidate_seq = Field(Sequence())
     slots_lock = Field(RwLock())
-    active_memslots = Field(Bounded(VALID, GONE), guarded_by="KVM.slots_lock")
+    active_memslots = Field(Bounded(0, 7), guarded_by="KVM.slots_lock")
+    mem_attr_array = Field(Bool(), array="gfns", guarded_by="KVM.slots_lock")
     srcu_idx = Field(Bounded(0, 1))
     srcu_readers = Field(Bounded(0, 4), array=2)
     spte = Field(Spte, array="gfns")
@@ -78,9 +117,19 @@ class KVM(Struct):
     huge = Field(Bool(), array="tables")
     invalid_spte = Field(Spte, array="gfns")
     tdp_mmu_root_count = Field(Bounded(0, 2))
+    log_dirty_pages = Field(Bool(), guarded_by="KVM.slots_lock")
+    dirty_bitmap = Field(Bool(), array="gfns")
+    dirty_log = Field(Bool(), array="gfns")
+    tlbs_dirty = Field(Bool())
+    tlbs_dirty_count = Field(Sequence())
+    gfn_write_track = Field(Bool(), array="gfns", guarded_by="KVM.mmu_lock")
     unbumped = Field(Bounded(-4, 4), ghost=True)
     crowded = Field(Bool(), ghost=True)
+    sent = Field(Bounded(0, 2), array="gfns", ghost=True)
+    unmarked = Field(Bounded(0, 4), array="gfns", ghost=True)
+    mmio_retried = Field(Bool(), ghost=True)
     updating = Field(Bool(), ghost=True)
+    refreshing = Field(Bool(), ghost=True)
 
 
 class VCPU(Struct):
@@ -96,16 +145,39 @@ class VCPU(Struct):
     fault_gfn = Field(Bounded(0, "gfns"), ghost=True)
 
 
+class GuestMemfd(Struct):
+    """struct kvm_gmem and its inode: the private memory of the first memslot, by gfn.
+    page[gfn] is the page cache."""
+
+    invalidate_lock = Field(Lock())
+    page = Field(Ref("Page"), array="gfns")
+
+
+class GfnToPfnCache(Struct):
+    """struct gfn_to_pfn_cache.  page stands for its pfn and khva.
+
+    Wired: uhva; by_hva, True if that is what it was activated with (else a gfn)."""
+
+    refresh_lock = Field(Lock())
+    lock = Field(RwLock())
+    valid = Field(Bool(), guarded_by="GfnToPfnCache.lock")
+    page = Field(Ref("Page"), guarded_by="GfnToPfnCache.lock")
+
+
 class KvmPageFault(Local):
-    """struct kvm_page_fault: one fault while it is handled.  Constant: vcpu."""
+    """struct kvm_page_fault: one fault while it is handled.  Constant: vcpu.  logged: its memslot,
+    as it was found, has KVM_MEM_LOG_DIRTY_PAGES."""
 
     gfn = Bounded(0, "gfns")
+    hva = Bounded(KVM_HVA_ERR_BAD, "addresses")
     write = Bool()
     permission = Bool()
     vma_huge = Bool()
+    is_private = Bool()
     mmu_seq = Snapshot()
     page = Ref("Page")
     map_writable = Bool()
+    logged = Bool()
 
 
 class KvmHvaRange(Local):

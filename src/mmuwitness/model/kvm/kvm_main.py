@@ -8,16 +8,25 @@ from mmuwitness.model.kvm.kvm_host import (
     KvmGfnRange,
     KvmHvaRange,
 )
-from mmuwitness.model.kvm.memslots import gfn_to_hva, hits_memslot, kvm_memslots, memslot_state
+from mmuwitness.model.kvm.memslots import (
+    hits_memslot,
+    kvm_memslots,
+    memslot_base,
+    memslot_state,
+)
+from mmuwitness.model.kvm.pfncache import gfn_to_pfn_cache_invalidate_start
 from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.gup import get_user_page_fast_only, get_user_pages_unlocked
-from mmuwitness.model.mm.mm_types import Pte
+from mmuwitness.model.mm.mm_types import Pte, is_zero_page, put_page
+from mmuwitness.model.mm.pfnmap import follow_pte, page_ref_dec_and_free
 from mmuwitness.model.primitives import (
     atomic,
     choose,
     cover,
     feature,
     lock,
+    might_sleep,
+    read_lock,
     spin_lock,
     trace,
     unlock,
@@ -35,9 +44,16 @@ NOT_BRACKETED = "WARN_ON in kvm_mmu_notifier_change_pte()"
 
 
 def kvm_flush_remote_tlbs(kvm):
-    """The request is sent and waited for: no vCPU runs on with an old entry."""
+    """The request is sent and waited for: no vCPU runs on with an old entry.  Only what was dirty
+    before is clean then: not everybody who flushes holds mmu_lock."""
+    if kvm.delays_flushes:
+        dirty_count = kvm.tlbs_dirty_count.snapshot()
     with atomic("KVM_REQUEST_WAIT: returns once every vCPU has left the guest and will flush"):
         kvm.arch.flush_remote_tlbs(kvm)
+    if kvm.delays_flushes:
+        with atomic("cmpxchg; a plain store in v3.15"):
+            if kvm.tlbs_dirty_count == dirty_count or not feature.x86_tlbs_dirty_cmpxchg:
+                kvm.tlbs_dirty = False
 
 
 def rwlock_needbreak(kvm):
@@ -48,6 +64,7 @@ def rwlock_needbreak(kvm):
 def cond_resched_rwlock_write(kvm):
     """kernel/sched/core.c: mmu_lock is dropped and taken again."""
     unlock(kvm.mmu_lock)
+    might_sleep()
     lock(kvm.mmu_lock)
 
 
@@ -62,7 +79,7 @@ def kvm_mmu_invalidate_begin(kvm, range):
     kvm.unbumped += 1
     if feature.range_add_per_slot:
         if kvm.mmu_invalidate_in_progress == 1 and retries_by_range():
-            kvm.mmu_invalidate_range_start = kvm.nr_addresses
+            kvm.mmu_invalidate_range_start = kvm.range_max
             kvm.mmu_invalidate_range_end = 0
     elif retries_by_range():
         kvm_mmu_invalidate_range_add(kvm, range.start, range.end)
@@ -98,12 +115,20 @@ def kvm_mmu_change_pte_begin(kvm, range):
 
 
 def __kvm_handle_hva_range(kvm, range):
-    """Calls the handler for the part of every memslot that the range hits, under mmu_lock.
+    """Calls the handler for the part of every memslot that the range hits, under mmu_lock."""
+    idx = srcu_read_lock(kvm)
+    flush = kvm_lock_and_handle(kvm, range)
+    if range.flush_on_ret and flush and not feature.flush_before_unlock:
+        # Until commit 565f3be21746 ("KVM: mmu_notifier: Flush TLBs before releasing mmu_lock")
+        # in v3.4
+        kvm_flush_remote_tlbs(kvm)
+    srcu_read_unlock(kvm, idx)
 
-    Kernels that elide the lock take it at the first memslot that is hit; nothing is touched
+
+def kvm_lock_and_handle(kvm, range):
+    """Kernels that elide the lock take it at the first memslot that is hit; nothing is touched
     before, so it is asked first whether there will be one."""
     flush = False
-    idx = srcu_read_lock(kvm)
     if range.elides_lock:
         slots = kvm_memslots(kvm)
         if hits_memslot(kvm, slots, range):
@@ -112,19 +137,18 @@ def __kvm_handle_hva_range(kvm, range):
     else:
         with write_lock(kvm.mmu_lock):
             flush = kvm_handle_memslots(kvm, kvm_memslots(kvm), range)
-    if range.flush_on_ret and flush and not feature.flush_before_unlock:
-        # Until commit 565f3be21746 ("KVM: mmu_notifier: Flush TLBs before releasing mmu_lock")
-        # in v3.4
-        kvm_flush_remote_tlbs(kvm)
-    srcu_read_unlock(kvm, idx)
+    return flush
 
 
 def kvm_handle_memslots(kvm, slots, range):
-    """mmu_lock is held.  True: something is left to flush."""
+    """mmu_lock is held, unless the walk is lockless.  True: a handler says so, be it that there is
+    something to flush or that a page is young."""
     flush = False
     range.on_lock(kvm, range)
     for slot in kvm.memslots:
         flush = kvm_handle_memslot(kvm, slots, slot, range) or flush
+    if kvm.delays_flushes and range.flush_on_ret:
+        flush = flush or kvm.tlbs_dirty
     if range.flush_on_ret and flush and feature.flush_before_unlock:
         kvm_flush_remote_tlbs(kvm)
     return flush
@@ -138,14 +162,14 @@ def kvm_handle_memslot(kvm, slots, slot, range):
     hva_end = min(range.end, slot.userspace_addr + slot.npages)
     if hva_start >= hva_end:
         return False
-    offset = slot.base_gfn - slot.userspace_addr
+    offset = memslot_base(kvm, slots, slot) - slot.userspace_addr
     gfn_range = KvmGfnRange(
         slot=slot,
-        may_block=range.may_block,
         start=hva_start + offset,
         end=hva_end + offset,
         invalid=memslot_state(slots, slot) == INVALID,
         arg_pte=range.pte,
+        may_block=range.may_block,
     )
     return range.handler(kvm, gfn_range)
 
@@ -156,11 +180,13 @@ def kvm_mmu_unmap_gfn_range(kvm, range):
     return kvm.arch.kvm_unmap_gfn_range(kvm, range)
 
 
-def kvm_mmu_notifier_invalidate_range_start(kvm, start, end):
+def kvm_mmu_notifier_invalidate_range_start(kvm, start, end, blockable):
+    """KVM never refuses."""
     trace("kvm_unmap_hva_range", start, end)
     if feature.mn_active_invalidate_count:
         with spin_lock(kvm.mn_invalidate_lock):
             kvm.mn_active_invalidate_count += 1
+    gfn_to_pfn_cache_invalidate_start(kvm, start, end)
     range = KvmHvaRange(
         start=start,
         end=end,
@@ -169,9 +195,10 @@ def kvm_mmu_notifier_invalidate_range_start(kvm, start, end):
         handler=kvm_mmu_unmap_gfn_range,
         flush_on_ret=True,
         elides_lock=feature.invalidate_elides_lock,
-        may_block=True,
+        may_block=blockable,
     )
     __kvm_handle_hva_range(kvm, range)
+    return True
 
 
 def kvm_mmu_notifier_invalidate_range_end(kvm, start, end):
@@ -183,12 +210,23 @@ def kvm_mmu_notifier_invalidate_range_end(kvm, start, end):
         handler=None,
         flush_on_ret=False,
         elides_lock=feature.invalidate_elides_lock,
-        may_block=True,
+        may_block=False,
     )
     __kvm_handle_hva_range(kvm, range)
     if feature.mn_active_invalidate_count:
         with spin_lock(kvm.mn_invalidate_lock):
+            if kvm.gpc_list and feature.gpc_invalidate_seq:
+                # before the count: smp_wmb, pairs with the smp_rmb of mmu_notifier_retry_cache()
+                kvm.gpc_invalidate_seq.bump()
             kvm.mn_active_invalidate_count -= 1
+
+
+def kvm_mmu_notifier_release(kvm):
+    """kvm_flush_shadow_all(): no vCPU runs, and none will."""
+    idx = srcu_read_lock(kvm)
+    for slot in kvm.memslots:
+        kvm.arch.kvm_arch_flush_shadow_memslot(kvm, slot)
+    srcu_read_unlock(kvm, idx)
 
 
 def kvm_mmu_invalidate_page_begin(kvm, range):
@@ -274,7 +312,8 @@ def mmu_invalidate_retry(kvm, mmu_seq):
 
 
 def mmu_invalidate_retry_gfn(kvm, mmu_seq, gfn):
-    """Only windows over this gfn count while they are open; any that closed since, anywhere."""
+    """Only windows over this gfn count while they are open; any that closed since, anywhere.
+    Until v6.8 the range is one of hvas, and so is what is asked for."""
     if kvm.mmu_invalidate_in_progress != 0:
         if kvm.mmu_invalidate_range_start <= gfn and gfn < kvm.mmu_invalidate_range_end:
             return True
@@ -286,10 +325,43 @@ def hva_to_pfn(kvm, fault, writable):
 
     A fast write lookup also serves a read fault (`writable`): what it finds may be mapped
     writable.  The slow path asks for what the guest did, then tries for more."""
-    addr = gfn_to_hva(kvm, fault.gfn)
+    addr = fault.hva
     if fault.write or writable:
         fault.page = get_user_page_fast_only(kvm.mm, addr, True)
         fault.map_writable = fault.page is not None
     if fault.page is None:
         fault.page = get_user_pages_unlocked(kvm.mm, addr, fault.write)
         fault.map_writable = fault.write
+    if kvm.mm.maps_pfns and fault.page is None:
+        hva_to_pfn_remapped(kvm, fault, addr)
+
+
+def hva_to_pfn_remapped(kvm, fault, addr):
+    """Since commit add6a0cd1c5b ("KVM: MMU: try to fix up page faults before giving up") in v4.8 a
+    driver's page is looked up by its PTE; before, it had to be reserved memory.  (Since v6.13 it is
+    not referenced at all; here it is as it was before.)"""
+    if feature.remapped_follows_pfn:
+        with read_lock(kvm.mm.mmap_lock):
+            pte = follow_pte(kvm.mm, addr)
+            if pte.special and (pte.write or not fault.write) and kvm_try_get_pfn(pte.page):
+                fault.page = pte.page
+                fault.map_writable = pte.write
+
+
+def kvm_try_get_pfn(page):
+    """All callers put what they get.  Since commit f8be156be163 ("KVM: do not allow mapping valid
+    but non-reference-counted pages") in v5.13 a page that nobody counts is refused."""
+    with atomic("page_ref_inc, page_ref_add_unless"):
+        if feature.uncounted_pfn_refused and page.refcount == 0:
+            return False
+        page.refcount += 1
+    return True
+
+
+def kvm_release_pfn_clean(kvm, page):
+    """Until commit 7df003c85218 ("KVM: fix overflow of zero page refcount with ksm running") in
+    v5.6 nothing was put that is reserved: what get_user_pages had taken of the zero page stayed."""
+    if kvm.mm.maps_pfns:
+        page_ref_dec_and_free(page)
+    elif feature.zero_page_is_put or not is_zero_page(kvm.mm, page):
+        put_page(page)

@@ -7,7 +7,7 @@ from mmuwitness.model.primitives import atomic, feature, wait_until
 
 def has_srcu(kvm):
     """Nobody can tell whether readers count where nobody waits for them."""
-    return kvm.updates_memslots and feature.memslots_srcu
+    return (kvm.updates_memslots or kvm.logs_dirty_pages) and feature.memslots_srcu
 
 
 def srcu_read_lock(kvm):

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from mmuwitness.model.primitives import atomic, bug_on
-from mmuwitness.model.state import Bool, Bounded, Field, Lock, Ref, RwLock, Struct, Value
+from mmuwitness.model.state import (
+    Bool,
+    Bounded,
+    Field,
+    Lock,
+    Ref,
+    RwLock,
+    Sequence,
+    Struct,
+    Value,
+)
 
 UNKNOWN = 2
 """`MM.written` of an address whose content nobody may rely on (it is being dropped)."""
@@ -12,12 +22,21 @@ PMD_TABLE, PMD_HUGE, PMD_NONE = 0, 1, 2
 """What a PMD is: the table of two PTEs; a huge leaf; nothing, while khugepaged holds the table that
 was there.  (A PMD with nothing below it is an empty table here.)"""
 
+NO_VMA, VM_READ, VM_WRITE = 0, 1, 2
+"""`MM.vm_flags` of an address: in no VMA; in one that may be read; in one that may be written."""
+
+REFCOUNT_MAX = 7
+
 
 class Pte(Value):
-    """A PTE of the primary MMU: none, present, a migration entry (it remembers whether the page was
-    writable) or a swap entry (with its page as long as that is in the swap cache)."""
+    """A PTE of the primary MMU: none, present (special: what it maps is a driver's business),
+    PROT_NONE (the page is there, no access walks it; it remembers what was allowed), a migration
+    entry (it remembers whether the page was writable) or a swap entry (with its page as long as
+    that is in the swap cache)."""
 
     present = Bool()
+    protnone = Bool()
+    special = Bool()
     write = Bool()
     dirty = Bool()
     migration = Bool()
@@ -29,16 +48,28 @@ class Page(Struct):
     """struct page / struct folio.  A page whose refcount is 0 is free.
 
     content is one bit, enough to tell equal pages from different ones.  rmap[a]: a walk of the
-    reverse mapping comes to address a (for a KSM page: its stable node lists a's rmap_item).
+    reverse mapping comes to address a (for a KSM page: its stable node lists a's rmap_item); it
+    knows one mm, so nobody walks it where there is a child.  pincount: references of those who
+    write without a PTE (FOLL_PIN), counted in refcount, too.  tail: of a driver's allocation, of
+    which the first page alone is counted: not free, whatever refcount says.
     """
 
     content = Field(Bounded(0, 1))
-    refcount = Field(Bounded(0, 7))
+    refcount = Field(Bounded(0, REFCOUNT_MAX))
     mapcount = Field(Bounded(0, 3))
+    pincount = Field(Bounded(0, 1))
+    tail = Field(Bool())
     ksm = Field(Bool())
     lru = Field(Bool())
     rmap = Field(Bool(), array="addresses")
     lock = Field(Lock())
+
+
+class Seqcount(Struct):
+    """include/linux/seqlock.h: seqcount_t, one word, odd while somebody is in a write section."""
+
+    sequence = Field(Sequence())
+    odd = Field(Bool())
 
 
 class MM(Struct):
@@ -49,18 +80,25 @@ class MM(Struct):
     addresses is of hugetlb.
 
     Wired: pages (all pages), addresses (range of hvas, in pages), notifier_subscriptions,
-    nr_mergeable (ksmd scans the first so many addresses), host_thread (True if a thread of the
-    VMM uses the TLB), defers_flushes (True if somebody flushes it later than it changes PTEs),
+    interval_sub (the interval subscription, or None), nr_mergeable (ksmd scans the first so many
+    addresses), host_thread (True if a thread of the VMM uses the TLB), defers_flushes (True if
+    somebody flushes it later than it changes PTEs), exits (True if its last user has gone),
     huge_pages (False if no PMD is ever huge), shmem (True if the VMA is of a file of shmem, whose
     page cache is in cache), shares_pmds (True if a file of hugetlb is mapped twice, at the first
-    two addresses and at the next two; while pmd_shared is true, through one PMD table).
+    two addresses and at the next two; while pmd_shared is true, through one PMD table),
+    ages_pages (True if reclaim asks first whether a page is young), swap_cache (True if several
+    threads swap in: they meet there), changes_vmas (False if all addresses stay in a VMA that may
+    be written), forks (True of a parent and its child),
+    write_protect_seq (a seqcount_t, of a parent), zero_page (None if nobody maps it),
+    maps_pfns (True if a driver maps its pages).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
-    store to address a wrote; stale_load, set when a load returned something else.
+    store to address a wrote; stale_load, set when a load returned something else; spliced, a page
+    that a child has put into a pipe, with what it held then.
     """
 
     mmap_lock = Field(RwLock())
-    ptl = Field(Lock())
+    ptl = Field(Lock(spins=True))
     pte = Field(Pte, array="addresses", guarded_by="MM.ptl")
     cache = Field(Ref("Page"), array="addresses")
     pmd = Field(Bounded(PMD_TABLE, PMD_NONE), array="pmds", guarded_by="MM.ptl")
@@ -68,15 +106,45 @@ class MM(Struct):
     tlb = Field(Pte, array="addresses")
     swap = Field(Bounded(0, 1), array="addresses")
     pmd_shared = Field(Bool(), guarded_by="MM.ptl")
+    hashed = Field(Bool(), array=2)
+    swapcache = Field(Lock())
+    vm_flags = Field(Bounded(NO_VMA, VM_WRITE), array="addresses", guarded_by="MM.mmap_lock")
     tlb_flush_pending = Field(Bounded(0, 2))
+    tlb_flush_batched = Field(Bool(), guarded_by="MM.ptl")
     open_windows = Field(Bounded(0, 3), array="addresses", ghost=True)
     invalidating = Field(Bounded(0, 4), ghost=True)
     written = Field(Bounded(0, 2), array="addresses", ghost=True)
     stale_load = Field(Bool(), ghost=True)
+    spliced = Field(Ref("Page"), ghost=True)
+    spliced_content = Field(Bounded(0, 1), ghost=True)
 
 
 def pte_none(pte):
-    return not pte.present and not pte.migration and not pte.swap
+    return not pte_present(pte) and not pte.migration and not pte.swap
+
+
+def pte_present(pte):
+    """There is a page, be it accessible or not."""
+    return pte.present or pte.protnone
+
+
+def vma_allows(mm, addr, write):
+    """mmap_lock is held, or else the answer may be old."""
+    return not mm.changes_vmas or mm.vm_flags[addr] >= (VM_WRITE if write else VM_READ)
+
+
+def is_zero_page(mm, page):
+    """Nobody counts its PTEs, and it belongs to the kernel: PG_reserved."""
+    return mm.zero_page is not None and page is mm.zero_page
+
+
+def try_get_page(mm, page):
+    """Not once the count of references has grown out of its range."""
+    with atomic("one atomic_t"):
+        if page.refcount == REFCOUNT_MAX:
+            return False
+        page.refcount += 1
+    return True
 
 
 def pmd_of(addr):

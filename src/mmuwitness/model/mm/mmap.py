@@ -1,4 +1,4 @@
-"""mm/mmap.c: a mapping in the place of another."""
+"""mm/mmap.c: a mapping in the place of another; the end of an address space."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from mmuwitness.model.mm.mm_types import PMD_HUGE, put_page
 from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
+    mmu_notifier_release,
 )
+from mmuwitness.model.mm.tlb import flush_tlb_range
 from mmuwitness.model.primitives import write_lock
 
 
@@ -35,3 +37,14 @@ def mmap(mm):
     while True:
         mmap_region(mm, False)
         mmap_region(mm, True)
+
+
+def exit_mmap(mm):
+    """The last user of the mm has gone.  Subscribers go first; nobody is there to be told of what
+    is unmapped then."""
+    mmu_notifier_release(mm)
+    for addr in mm.addresses:
+        page = zap_pte_range(mm, addr)
+        if page is not None:
+            flush_tlb_range(mm, addr, addr + 1)
+            put_page(page)

@@ -1,7 +1,8 @@
 """mm/mmu_notifier.c, include/linux/mmu_notifier.h: subscriptions and their callbacks.
 
-`mm.notifier_subscriptions` is fixed when the host is wired; a subscriber's operation that its
-kernel does not have is None.
+`mm.notifier_subscriptions` is fixed when the host is wired; where the mm exits, `mm.hashed` says
+which of them are on the list still.  A subscriber's operation that its kernel does not have is
+None.
 """
 
 from __future__ import annotations
@@ -11,65 +12,138 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmuwitness.model.mm.mm_types import Pte
-from mmuwitness.model.primitives import choose, feature
+from mmuwitness.model.mm.mmu_interval_notifier import mn_itree_inv_end, mn_itree_invalidate
+from mmuwitness.model.primitives import feature, might_sleep, non_block
 
 Callback = Callable[..., Any] | None
 
 
 @dataclass(frozen=True)
 class MmuNotifier:
-    """struct mmu_notifier with its mmu_notifier_ops: each is called as op(owner, ...)."""
+    """struct mmu_notifier with its mmu_notifier_ops: each is called as op(owner, ...).
+
+    invalidate_range_start(owner, start, end, blockable) is False for -EAGAIN: it would have to
+    sleep.  One that may say so has no invalidate_range_end."""
 
     owner: Any
     invalidate_range_start: Callback
     invalidate_range_end: Callback
     invalidate_page: Callback
     change_pte: Callback
+    clear_flush_young: Callback = None
+    clear_young: Callback = None
+    release: Callback = None
+    number: int = 0
+
+
+def is_hashed(mm, subscription):
+    """A walk of the list comes to it."""
+    return not mm.exits or mm.hashed[subscription.number]
 
 
 def mmu_notifier_invalidate_range_start(mm, start, end):
     """Every subscriber has dropped [start, end) when this returns."""
     mm.invalidating += 1
-    for subscription in mm.notifier_subscriptions:
-        if subscription.invalidate_range_start is not None:
-            subscription.invalidate_range_start(subscription.owner, start, end)
+    if mm.interval_sub is not None:
+        mn_itree_invalidate(mm, start, end, True)
+    mn_hlist_invalidate_range_start(mm, start, end, True)
     for addr in mm.addresses:
         if start <= addr and addr < end:
             mm.open_windows[addr] += 1
 
 
 def mmu_notifier_invalidate_range_start_nonblock(mm, start, end):
-    """False: the last subscriber, some driver's, would have to sleep (-EAGAIN), and no window is
-    open.  Since commit c2655835fd8c ("mm/mmu_notifiers: ensure range_end() is paired with
-    range_start()") in v5.12 those before it, who agreed, are told by end()."""
-    mmu_notifier_invalidate_range_start(mm, start, end)
-    if choose(2) == 0:
-        return True
-    if feature.nonblock_start_paired:
-        mmu_notifier_invalidate_range_end(mm, start, end)
-    else:
-        for addr in mm.addresses:
-            if start <= addr and addr < end:
-                mm.open_windows[addr] -= 1
+    """False: a subscriber would have to sleep (-EAGAIN), and no window is open.  A refusal from
+    the interval tree comes before the others are asked."""
+    mm.invalidating += 1
+    agreed = mm.interval_sub is None or mn_itree_invalidate(mm, start, end, False)
+    if agreed and not mn_hlist_invalidate_range_start(mm, start, end, False):
+        if mm.interval_sub is not None:
+            mn_itree_inv_end(mm)
+        agreed = False
+    if not agreed:
         mm.invalidating -= 1
-    return False
+        return False
+    for addr in mm.addresses:
+        if start <= addr and addr < end:
+            mm.open_windows[addr] += 1
+    return True
+
+
+def mn_hlist_invalidate_range_start(mm, start, end, blockable):
+    """All are asked, even after one has refused.  Since commit c2655835fd8c ("mm/mmu_notifiers:
+    ensure range_end() is paired with range_start()") in v5.12 those who agreed are told then."""
+    agreed = True
+    for subscription in mm.notifier_subscriptions:
+        if subscription.invalidate_range_start is not None and is_hashed(mm, subscription):
+            if not mn_call_start(subscription, start, end, blockable):
+                agreed = False
+    if not agreed and feature.nonblock_start_paired:
+        mn_hlist_invalidate_end(mm, start, end)
+    return agreed
+
+
+def mn_call_start(subscription, start, end, blockable):
+    if blockable:
+        might_sleep()
+        return subscription.invalidate_range_start(subscription.owner, start, end, True)
+    with non_block("non_block_start() to non_block_end(): the oom reaper must make progress"):
+        return subscription.invalidate_range_start(subscription.owner, start, end, False)
+
+
+def mn_hlist_invalidate_end(mm, start, end):
+    for subscription in mm.notifier_subscriptions:
+        if subscription.invalidate_range_end is not None and is_hashed(mm, subscription):
+            subscription.invalidate_range_end(subscription.owner, start, end)
 
 
 def mmu_notifier_invalidate_range_end(mm, start, end):
     for addr in mm.addresses:
         if start <= addr and addr < end:
             mm.open_windows[addr] -= 1
-    for subscription in mm.notifier_subscriptions:
-        if subscription.invalidate_range_end is not None:
-            subscription.invalidate_range_end(subscription.owner, start, end)
+    if mm.interval_sub is not None:
+        mn_itree_inv_end(mm)
+    mn_hlist_invalidate_end(mm, start, end)
     mm.invalidating -= 1
 
 
 def mmu_notifier_invalidate_page(mm, addr):
     """Until commit 5f32b265400d ("mm/mmu_notifier: kill invalidate_page") in v4.13."""
     for subscription in mm.notifier_subscriptions:
-        if subscription.invalidate_page is not None:
+        if subscription.invalidate_page is not None and is_hashed(mm, subscription):
             subscription.invalidate_page(subscription.owner, addr)
+
+
+def mmu_notifier_clear_flush_young(mm, start, end):
+    """ptl is held.  True: some subscriber has used the page since it was last asked."""
+    young = False
+    for subscription in mm.notifier_subscriptions:
+        if subscription.clear_flush_young is not None:
+            young = subscription.clear_flush_young(subscription.owner, start, end) or young
+    return young
+
+
+def mmu_notifier_clear_young(mm, start, end):
+    """As mmu_notifier_clear_flush_young(), for who can do with less: TLBs are left alone."""
+    young = False
+    for subscription in mm.notifier_subscriptions:
+        if subscription.clear_young is not None:
+            young = subscription.clear_young(subscription.owner, start, end) or young
+    return young
+
+
+def mmu_notifier_release(mm):
+    """exit_mmap() begins: nobody runs in the mm any more, but reclaim and compaction still come to
+    its pages.  Since commit 3ad3d901bbcf ("mm: mmu_notifier: fix freed page still mapped in
+    secondary MMU") in v3.6 a subscriber stays on the list until it has dropped everything.  (Not
+    so in v3.9.  The wait for walkers, and unregistering meanwhile, are not modelled.)"""
+    for subscription in mm.notifier_subscriptions:
+        if feature.release_before_unlink:
+            subscription.release(subscription.owner)
+            mm.hashed[subscription.number] = False
+        else:
+            mm.hashed[subscription.number] = False
+            subscription.release(subscription.owner)
 
 
 def mmu_notifier_change_pte(mm, addr, pte):

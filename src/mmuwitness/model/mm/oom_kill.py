@@ -27,3 +27,9 @@ def oom_reap_task(mm):
     """One attempt.  (The kernel makes 10; mmap_lock is only tried.)"""
     with read_lock(mm.mmap_lock):
         __oom_reap_task_mm(mm)
+
+
+def oom_reaper(mm):
+    """Any number of attempts."""
+    while True:
+        oom_reap_task(mm)

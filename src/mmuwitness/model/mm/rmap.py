@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.mm.mm_types import Pte, get_page, put_page
+from mmuwitness.model.mm.mm_types import Pte, get_page, pte_present, put_page
 from mmuwitness.model.mm.mmu_notifier import (
+    mmu_notifier_clear_flush_young,
     mmu_notifier_invalidate_page,
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
     ptep_clear_flush,
 )
-from mmuwitness.model.primitives import atomic, choose, feature, spin_lock, trylock, unlock
+from mmuwitness.model.mm.tlb import (
+    set_tlb_ubc_flush_pending,
+    should_defer_flush,
+    try_to_unmap_flush,
+)
+from mmuwitness.model.primitives import atomic, choose, feature, lock, spin_lock, trylock, unlock
 
 
 def page_add_new_anon_rmap(page, addr):
@@ -39,7 +45,7 @@ def lru_cache_add(page):
 def page_vma_mapped_walk(mm, addr, page, sync):
     """The PTE is peeked at without ptl and skipped if it is not present; with PVMW_SYNC the lock
     is taken in any case.  True: worth taking ptl."""
-    return sync or mm.pte[addr].present
+    return sync or pte_present(mm.pte[addr])
 
 
 def try_to_unmap_one(mm, addr, page, sync, entry):
@@ -52,8 +58,12 @@ def try_to_unmap_one(mm, addr, page, sync, entry):
     if page_vma_mapped_walk(mm, addr, page, sync):
         with spin_lock(mm.ptl):
             pte = mm.pte[addr]
-            if pte.present and pte.page is page:
-                ptep_clear_flush(mm, addr)
+            if pte_present(pte) and pte.page is page:
+                if should_defer_flush(mm, entry):
+                    mm.pte[addr] = Pte()
+                    set_tlb_ubc_flush_pending(mm)
+                else:
+                    ptep_clear_flush(mm, addr)
                 if not bracketed and not feature.invalidate_page_after_ptl:
                     mmu_notifier_invalidate_page(mm, addr)
                 mm.pte[addr] = entry.replace(write=pte.write) if entry.migration else entry
@@ -74,6 +84,34 @@ def rmap_walk(mm, page, sync, entry):
             try_to_unmap_one(mm, addr, page, sync, entry)
 
 
+def folio_referenced_one(mm, addr, page):
+    """Whether a guest has used the page.  (The PTE's own Accessed bit is not modelled.)"""
+    referenced = False
+    if page_vma_mapped_walk(mm, addr, page, False):
+        with spin_lock(mm.ptl):
+            pte = mm.pte[addr]
+            if pte.present and pte.page is page:
+                referenced = mmu_notifier_clear_flush_young(mm, addr, addr + 1)
+    return referenced
+
+
+def folio_referenced(mm, page):
+    referenced = False
+    for addr in mm.addresses:
+        if page.rmap[addr]:
+            referenced = folio_referenced_one(mm, addr, page) or referenced
+    return referenced
+
+
+def shrink_active_list(mm):
+    """kswapd: pages are looked at, and unmapped later if nobody has used them; not here."""
+    while True:
+        page = isolate_lru_page(mm)
+        if page is not None:
+            folio_referenced(mm, page)
+            putback_lru_page(page)
+
+
 def isolate_lru_page(mm):
     """Some page that is on the LRU, taken off it and referenced; None if the choice has none."""
     page = mm.pages[choose(mm.nr_pages)]
@@ -91,27 +129,43 @@ def putback_lru_page(page):
 
 
 def pageout(mm, page):
-    """The page, unmapped, is written to its swap slot and leaves the swap cache."""
+    """The page, unmapped, is written to its swap slot and leaves the swap cache.  (The kernel takes
+    another slot while somebody reads this one.)"""
+    if mm.swap_cache:
+        lock(mm.swapcache)
     for addr in mm.addresses:
         with spin_lock(mm.ptl):
             pte = mm.pte[addr]
             if pte.swap and pte.page is page:
                 mm.swap[addr] = page.content
                 mm.pte[addr] = Pte(swap=True)
+    if mm.swap_cache:
+        unlock(mm.swapcache)
 
 
 def shrink_folio_list(mm, sync):
-    """kswapd: a page is unmapped everywhere and freed once nobody else refers to it."""
+    """kswapd: a page is unmapped everywhere and freed once nobody else refers to it; with aging
+    only if nobody has used it of late."""
     while True:
         page = isolate_lru_page(mm)
         if page is not None:
             if trylock(page.lock):
-                rmap_walk(mm, page, sync, Pte(swap=True, page=page))
-                pageout(mm, page)
-                unlock(page.lock)
-                if page.mapcount == 0:
-                    put_page(page)
-                else:
+                if mm.ages_pages and folio_referenced(mm, page):
+                    unlock(page.lock)
                     putback_lru_page(page)
+                else:
+                    shrink_folio(mm, page, sync)
             else:
                 putback_lru_page(page)
+
+
+def shrink_folio(mm, page, sync):
+    """The page is locked and isolated; neither, when this returns."""
+    rmap_walk(mm, page, sync, Pte(swap=True, page=page))
+    try_to_unmap_flush(mm)
+    pageout(mm, page)
+    unlock(page.lock)
+    if page.mapcount == 0:
+        put_page(page)
+    else:
+        putback_lru_page(page)

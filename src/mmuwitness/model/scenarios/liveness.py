@@ -4,6 +4,7 @@ finitely many, or that others wait for."""
 from __future__ import annotations
 
 from mmuwitness.model.kvm.memslots import KVM_MR_CREATE, KVM_MR_DELETE, kvm_set_memory_region
+from mmuwitness.model.kvm.pfncache import kvm_gpc_refresh, kvm_gpc_write
 from mmuwitness.model.kvm.vcpu import vcpu_access_once
 from mmuwitness.model.mm.memory import madvise_dontneed, zap_page_range_single
 from mmuwitness.model.mm.mmu_notifier import (
@@ -50,6 +51,27 @@ def set_memory_region_twice(kvm):
     kvm_set_memory_region(kvm, KVM_MR_DELETE)
     kvm_set_memory_region(kvm, KVM_MR_CREATE)
     kvm.updating = False
+
+
+def xen_update_once(kvm, gpc):
+    """As kvm_xen_update, once."""
+    written = kvm_gpc_write(kvm, gpc)
+    while not written:
+        kvm.refreshing = True
+        kvm_gpc_refresh(kvm, gpc)
+        written = kvm_gpc_write(kvm, gpc)
+    kvm.refreshing = False
+
+
+def preempted_beside_cache(host):
+    """As preempted_invalidator; it is KVM's cache that gets its page before."""
+    mmu_notifier_invalidate_range_start(host.mm, 1, 2)
+    wait_until(host.kvm.gpc_list[0].valid)
+    mmu_notifier_invalidate_range_end(host.mm, 1, 2)
+
+
+def xen(host):
+    return Actor("xen", xen_update_once, (host.kvm, host.kvm.gpc_list[0]))
 
 
 def halted(vcpu):
@@ -135,5 +157,38 @@ LIVENESS = (
         ],
         {**FIRST_GFN, "updates_memslots": True},
         guest=vcpu_access_once,
+    ),
+    Scenario(
+        "cache_once",
+        "KVM writes once to a guest page through a gfn_to_pfn_cache while the VMM drops it twice.",
+        "1 vCPU that is halted, 1 gfn, 1 cache, 2 pages, 1 write, 2 calls",
+        two_private_pages,
+        lambda host: [Actor("madvise", dontneed_twice, (host.mm,)), xen(host)],
+        {**ONE_GFN, "caches": (0,)},
+        requires="pfncache",
+        guest=halted,
+    ),
+    Scenario(
+        "cache_beside_window",
+        "KVM writes once to a guest page through a gfn_to_pfn_cache while a window over another"
+        " page stays open until the cache has its page.",
+        "1 vCPU that is halted, 2 gfns in one table page, 1 cache, 3 pages, 1 write, 1 window",
+        two_private_pages,
+        lambda host: [Actor("preempted", preempted_beside_cache, (host,)), xen(host)],
+        {"pages": 3, "caches": (0,)},
+        requires="pfncache",
+        guest=halted,
+    ),
+    Scenario(
+        "cache_in_storm",
+        "KVM writes once to a guest page through a gfn_to_pfn_cache while the VMM drops another"
+        " page, again and again.",
+        "1 vCPU that is halted, 2 gfns in one table page, 1 cache, 3 pages, 1 write, any number of"
+        " calls",
+        two_private_pages,
+        lambda host: [Actor("madvise", zap_elsewhere, (host.mm,)), xen(host)],
+        {"pages": 3, "caches": (0,)},
+        requires="pfncache",
+        guest=halted,
     ),
 )

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.mm import migrate, rmap
-from mmuwitness.model.scenarios.scenario import ONE_GFN, Scenario, mm_actor, two_private_pages
+from mmuwitness.model.mm import memory, migrate, mprotect, rmap
+from mmuwitness.model.scenarios.scenario import (
+    ONE_GFN,
+    Actor,
+    Scenario,
+    mm_actor,
+    one_page_swapped_out,
+    two_private_pages,
+)
 
 RMAP = (
     Scenario(
@@ -20,6 +27,57 @@ RMAP = (
         two_private_pages,
         mm_actor("kswapd", rmap.shrink_folio_list, False),
         ONE_GFN,
+    ),
+    Scenario(
+        "reclaim_thread",
+        "kswapd flushes the host's TLB once it has unmapped a page, and a thread of the VMM reads"
+        " and writes on.",
+        "1 vCPU that reads, 1 host thread, 1 gfn, 2 pages, any number of reclaims",
+        two_private_pages,
+        lambda host: [
+            Actor("kswapd", rmap.shrink_folio_list, (host.mm, False)),
+            Actor("vmm", memory.host_thread, (host.mm,)),
+        ],
+        {
+            **ONE_GFN,
+            "written_gfns": 0,
+            "host_thread": True,
+            "swap_cache": True,
+            "defers_flushes": True,
+        },
+    ),
+    Scenario(
+        "reclaim_mprotect",
+        "kswapd unmaps a page while the VMM makes guest memory read-only, and writable again; a"
+        " thread of it reads.",
+        "1 vCPU that reads, 1 host thread, 1 gfn, 1 page, any number of reclaims and of calls",
+        two_private_pages,
+        lambda host: [
+            Actor("kswapd", rmap.shrink_folio_list, (host.mm, False)),
+            Actor("mprotect", mprotect.mprotect, (host.mm,)),
+            Actor("vmm", memory.host_reader, (host.mm,)),
+        ],
+        {
+            **ONE_GFN,
+            "pages": 1,
+            "written_gfns": 0,
+            "host_thread": True,
+            "swap_cache": True,
+            "defers_flushes": True,
+            "changes_vmas": True,
+        },
+    ),
+    Scenario(
+        "swapin",
+        "A vCPU and a thread of the VMM fault a page in that was swapped out to zram, and kswapd"
+        " takes it again.",
+        "1 vCPU, 1 host thread, 1 gfn, 2 pages, any number of reclaims",
+        one_page_swapped_out,
+        lambda host: [
+            Actor("kswapd", rmap.shrink_folio_list, (host.mm, False)),
+            Actor("vmm", memory.host_reader, (host.mm,)),
+        ],
+        {**ONE_GFN, "host_thread": True, "swap_cache": True},
     ),
     Scenario(
         "migrate",

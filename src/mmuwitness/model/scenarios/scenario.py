@@ -8,12 +8,12 @@ from types import FunctionType
 from typing import Any
 
 from mmuwitness.model.arch.arch import Arch
-from mmuwitness.model.claims import always_claims
+from mmuwitness.model.claims import always_claims, eventually_claims
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.vcpu import vcpu_run
-from mmuwitness.model.liveness import eventually_claims
+from mmuwitness.model.mm.mm_types import Pte
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Scenario:
     sizes: arguments of Host.  setup: maps the first pages.  actors: the processes besides the
     vCPUs.  guest: what each vCPU runs.  bounds: what is bounded, for people.  overrides: functions
     in the place of the model's.  changes: "+NAME" and "-NAME", features that every kernel has or
-    lacks here.
+    lacks here.  requires: a feature; kernels without it have nothing of what the scenario is about.
     variant: the user's file that both come from.
     """
 
@@ -44,19 +44,29 @@ class Scenario:
     sizes: dict[str, Any] = field(default_factory=dict)
     overrides: dict[str, FunctionType] = field(default_factory=dict)
     changes: tuple[str, ...] = ()
+    requires: str = ""
     variant: str = ""
     guest: Callable[..., Any] = vcpu_run
+
+    def absent(self, era: Era, arch: Arch) -> str:
+        """Why there is nothing to explore on a kernel, or ""."""
+        if not arch.applies(era):
+            return f"{arch.name} has no MMU notifier in {era}'s KVM"
+        if self.requires and not era.has(self.requires, arch.kernel_arch):
+            return f"{era} has no {self.requires}, which {self.name} is about"
+        return ""
 
     def host(self, era: Era, arch: Arch, claims: bool = True, liveness: bool = False) -> Host:
         """A fresh host with its processes, and with the `always` claims or without any; liveness:
         with the `eventually` claims, too."""
         host = Host(era.with_change(*self.changes), arch, **self.sizes)
         self.setup(host)
-        guests = [Actor(f"vcpu{v.index}", self.guest, (v,)) for v in host.vcpus]
+        running = [] if host.mm.exits else host.vcpus
+        guests = [Actor(f"vcpu{v.index}", self.guest, (v,)) for v in running]
         host.processes = [*guests, *self.actors(host)]
         host.claims = [
-            *(always_claims() if claims else ()),
-            *(eventually_claims() if liveness else ()),
+            *(always_claims(host) if claims else ()),
+            *(eventually_claims(host) if liveness else ()),
         ]
         host.overrides.update(self.overrides)
         return host
@@ -96,6 +106,18 @@ def private_beside_mapped_ksm_page(host: Host) -> None:
 def one_ksm_page(host: Host) -> None:
     """All addresses share one KSM page."""
     host.map_ksm_page(range(len(host.mm.addresses)), 0)
+
+
+def one_page_swapped_out(host: Host) -> None:
+    """The first page is in its swap slot, and the content is not that of a fresh page."""
+    host.mm.pte[0] = Pte(swap=True)
+    host.mm.swap[0] = host.mm.written[0] = 1
+
+
+def zero_pages(host: Host) -> None:
+    """Nothing was ever written."""
+    for addr in host.mm.addresses:
+        host.map_zero_page(addr)
 
 
 def mm_actor(name: str, function: Callable[..., Any], *more: Any) -> Callable[[Host], list[Actor]]:

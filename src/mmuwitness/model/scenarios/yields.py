@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.kvm.memslots import kvm_vm_ioctl
+from mmuwitness.model.kvm.memslots import KVM_MR_CREATE, KVM_MR_DELETE, kvm_vm_ioctl
 from mmuwitness.model.mm import memory
 from mmuwitness.model.scenarios.scenario import (
     TWO_SLOTS,
@@ -30,7 +30,7 @@ YIELDS = (
         two_private_pages,
         lambda host: [
             Actor("madvise", memory.madvise_dontneed_range, (host.mm, 1)),
-            Actor("ioctl", kvm_vm_ioctl, (host.kvm,)),
+            Actor("ioctl", kvm_vm_ioctl, (host.kvm, KVM_MR_DELETE, KVM_MR_CREATE)),
         ],
         {**TWO_SLOTS, "replaces_roots": True, "pages": 2, "written_gfns": 0},
     ),

@@ -58,8 +58,8 @@ c_decl {
 
 def scenario_text(scenario: Scenario, era: Era, arch: str) -> str:
     """A scenario on a kernel.  ValueError: no MMU notifier there, or numbers that are too wide."""
-    if not find_arch(arch).applies(era):
-        raise ValueError(f"{arch} has no MMU notifier in {era}'s KVM")
+    if absent := scenario.absent(era, find_arch(arch)):
+        raise ValueError(absent)
     title = f"{scenario.name} on {arch}, {era}.\n * {scenario.text}\n * Bounds: {scenario.bounds}"
     return promela_text(fold_scenario(scenario, era, arch), f"{title}.").rstrip()
 

@@ -9,23 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmuwitness.model.claims import EVENTUALLY, Claim
+from mmuwitness.model.claims.claim import eventually
+from mmuwitness.model.claims.conditional import has_caches
 from mmuwitness.model.kvm.memslots import gfn_to_hva
 
 
-def eventually(number: str) -> Any:
-    def register(function: Any) -> Any:
-        text = " ".join((function.__doc__ or "").split())
-        EVENTUALLY[function.__name__] = Claim(
-            function.__name__, "eventually", text, number, function
-        )
-        return function
-
-    return register
-
-
-def eventually_claims() -> list[Claim]:
-    return list(EVENTUALLY.values())
+def updates_memslots(host: Any) -> bool:
+    return bool(host.kvm.updates_memslots)
 
 
 @eventually("I10")
@@ -54,7 +44,13 @@ def windows_close(host: Any) -> Any:
     return kvm.mmu_invalidate_in_progress == 0 and kvm.mn_active_invalidate_count == 0
 
 
-@eventually("")
+@eventually("", where=updates_memslots)
 def memslot_update_ends(host: Any) -> Any:
     """A memslot update that has begun ends."""
     return not host.kvm.updating
+
+
+@eventually("", where=has_caches)
+def cache_refreshes(host: Any) -> Any:
+    """A write through a gfn_to_pfn_cache is made in the end: its refresh ends."""
+    return not host.kvm.refreshing

@@ -1,0 +1,31 @@
+"""Marks that are asked for: whether they are ever reached, or that they never are."""
+
+from __future__ import annotations
+
+from mmuwitness.model.claims.claim import reach
+from mmuwitness.model.claims.conditional import has_caches
+from mmuwitness.model.claims.devices import has_devices
+from mmuwitness.model.kvm import kvm_main, pfncache
+from mmuwitness.model.mm import mmu_interval_notifier
+from mmuwitness.model.primitives import SLEEPS
+
+reach("sometimes", "changes", kvm_main.CHANGES, "change_pte changes a present SPTE.")
+reach("sometimes", "installs_read_only", kvm_main.INSTALLS_READ_ONLY,
+      "change_pte installs a read-only SPTE where none was.")  # fmt: skip
+reach("sometimes", "installs_writable", kvm_main.INSTALLS_WRITABLE,
+      "change_pte installs a writable SPTE where none was.")  # fmt: skip
+reach("sometimes", "zaps", kvm_main.ZAPS, "change_pte zaps a present SPTE.")
+reach("sometimes", "flushes", kvm_main.FLUSHES, "change_pte makes KVM flush remote TLBs.")
+reach("sometimes", "in_invalid_slot", kvm_main.IN_INVALID_SLOT,
+      "change_pte gets to a memslot that is being deleted.")  # fmt: skip
+reach("never", "follows_nothing", pfncache.FOLLOWS_NOTHING,
+      "KVM never follows a gfn_to_pfn_cache that is valid and maps nothing.",
+      where=has_caches)  # fmt: skip
+reach("never", "warns", kvm_main.NOT_BRACKETED,
+      "The WARN_ON of change_pte is never reached: every call is inside a window.")  # fmt: skip
+reach("never", "sleeps_in_atomic", SLEEPS,
+      "Nothing sleeps while ptl or another lock that spins is held, or where a window must not"
+      " block.", "I12")  # fmt: skip
+reach("never", "used_after_remove", mmu_interval_notifier.AFTER_REMOVE,
+      "Nobody uses an interval subscription, or calls its driver, once"
+      " mmu_interval_notifier_remove() has returned.", "D11", where=has_devices)  # fmt: skip
