@@ -92,24 +92,24 @@ class Arch:
     def page_fault(self, vcpu, fault):
         """Some begin a fault that is retried again here, with the vCPU in kvm->srcu all the time;
         others let the guest fault again.  Only those who wait for kvm->srcu can tell apart."""
-        retry = self.map_page(vcpu.kvm, fault)
-        while vcpu.kvm.loops_in_host and self.retries_in_host and retry:
+        self.map_page(vcpu.kvm, fault)
+        while vcpu.kvm.loops_in_host and self.retries_in_host and fault.retry:
+            fault.retry = False
             fault.page = None
-            retry = self.map_page(vcpu.kvm, fault)
+            self.map_page(vcpu.kvm, fault)
 
     def map_page(self, kvm, fault):
-        """Snapshot, look up without locks, lock, retry or install.  True: it is to be retried."""
-        retry = False
+        """Snapshot, look up without locks, lock, retry or install."""
         self.take_snapshot(kvm, fault)
         hva_to_pfn(kvm, fault, self.maps_reads_writable)
         if fault.page is not None:
             self.restrict_to_access(kvm, fault)
             with write_lock(kvm.mmu_lock):
-                retry = self.is_stale(kvm, fault)
-                if not retry:
+                if not self.is_stale(kvm, fault):
                     self.install(kvm, fault)
+                elif kvm.loops_in_host:
+                    fault.retry = True
             kvm_release_pfn_clean(kvm, fault.page)
-        return retry
 
     def take_snapshot(self, kvm, fault):
         fault.mmu_seq = kvm.mmu_invalidate_seq.snapshot()

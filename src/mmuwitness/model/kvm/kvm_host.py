@@ -166,12 +166,13 @@ class GfnToPfnCache(Struct):
 
 class KvmPageFault(Local):
     """struct kvm_page_fault: one fault while it is handled.  Constant: vcpu.  logged: its memslot,
-    as it was found, has KVM_MEM_LOG_DIRTY_PAGES."""
+    as it was found, has KVM_MEM_LOG_DIRTY_PAGES.  retry: it is to be retried, in the host."""
 
     gfn = Bounded(0, "gfns")
     hva = Bounded(KVM_HVA_ERR_BAD, "addresses")
     write = Bool()
     permission = Bool()
+    retry = Bool()
     vma_huge = Bool()
     is_private = Bool()
     mmu_seq = Snapshot()
