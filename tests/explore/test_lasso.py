@@ -16,7 +16,7 @@ from tests.explore.native_models import Graph, Step, graph_model
 TASKS = 3
 PENDING = 0b100
 """The claim that is asked about is number 2."""
-POINTS = [(1, 4 * task, 15, [1, 3]) for task in range(TASKS)]
+POINTS = [[1, 4 * task, 15, 1, 3] for task in range(TASKS)]
 """Word 1 of a state holds a pc for each task: at 1 and 3 it stands at a lock."""
 
 State = tuple[int, ...]

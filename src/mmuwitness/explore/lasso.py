@@ -50,7 +50,7 @@ class Lasso:
 
 def at_lock(points: LockPoints, words: Any) -> Any:
     """Of many states, in which one task is at a lock."""
-    word, shift, mask, pcs = points
+    word, shift, mask, *pcs = points
     pc = (words[:, word] >> np.uint64(shift)) & np.uint64(mask)
     return np.isin(pc, np.array(pcs, dtype=np.uint64))
 

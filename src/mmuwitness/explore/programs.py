@@ -23,8 +23,8 @@ from mmuwitness.process.disk_cache import cache_directory, cached, write_whole
 from mmuwitness.process.native import compile_ir, machine_key
 from mmuwitness.process.program import Program, fold
 
-LockPoints = tuple[int, int, int, list[int]]
-"""Where a process stands at a lock: word, shift and mask of its pc in a state, and the pcs."""
+LockPoints = list[int]
+"""Where a process stands at a lock: word, shift and mask of its pc in a state, then the pcs."""
 
 
 @dataclass(frozen=True)
@@ -172,4 +172,4 @@ def lock_points(program: Program, pid: int) -> LockPoints:
     """Where a process stands at a lock."""
     slot = program.layout.frames[pid].pc
     at_lock = (b.pc for b in program.steps[pid].boundaries if b.op and b.op.code == "acquire")
-    return (slot.word, slot.shift, slot.mask, list(at_lock))
+    return [slot.word, slot.shift, slot.mask, *at_lock]
