@@ -44,9 +44,13 @@ class Scenario:
     changes: tuple[str, ...] = ()
     variant: str = ""
 
-    def host(self, era: Era, arch: Arch, claims: bool = True) -> Host:
-        """A fresh host with its processes, and with the `always` claims or without any."""
+    def host(self, era: Era, arch: Arch, claims: bool = True, any_page_first: bool = False) -> Host:
+        """A fresh host with its processes, and with the `always` claims or without any.
+
+        any_page_first: searches of all pages, for a free one say, may begin at any of them."""
         host = Host(era.with_change(*self.changes), arch, **self.sizes)
+        if any_page_first:
+            host.mm.nr_first_pages = len(host.pages)
         self.setup(host)
         guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in host.vcpus]
         host.processes = [*guests, *self.actors(host)]
