@@ -9,6 +9,7 @@ from mmuwitness.model.era import UnknownName
 from mmuwitness.model.scenarios.cow import COW
 from mmuwitness.model.scenarios.huge import HUGE
 from mmuwitness.model.scenarios.ksm import KSM
+from mmuwitness.model.scenarios.large import LARGE as LARGE_TABLE
 from mmuwitness.model.scenarios.memslots import MEMSLOTS
 from mmuwitness.model.scenarios.rmap import RMAP
 from mmuwitness.model.scenarios.scenario import Scenario
@@ -20,9 +21,13 @@ TABLES = (KSM, COW, UPROBES, ZAP, RMAP, MEMSLOTS, HUGE, YIELDS)
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}
 
+LARGE: dict[str, Scenario] = {scenario.name: scenario for scenario in LARGE_TABLE}
+"""Those that no verb takes unless they are named."""
+
 
 def find_scenario(name: str) -> Scenario:
     """The scenario of that name; UnknownName lists what exists."""
-    if name not in SCENARIOS:
-        raise UnknownName("scenario", name, list(SCENARIOS))
-    return SCENARIOS[name]
+    known = {**SCENARIOS, **LARGE}
+    if name not in known:
+        raise UnknownName("scenario", name, list(known))
+    return known[name]
