@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Literal, TypedDict, Unpack, overload
 
 from mmuwitness.explore.explorer import Exploration, Schedule, explore
-from mmuwitness.explore.programs import Folding
+from mmuwitness.explore.programs import Folding, reductions_of
 from mmuwitness.explore.questions import Answer, ask, of_feature, of_lines, of_mark, of_need
 from mmuwitness.explore.search import Progress
 from mmuwitness.explore.search_memory import THREADS_MAX
@@ -169,13 +169,15 @@ def check(
     claims: Names = (),
     features: Names = (),
     steps: str = "merged",
+    reduce: str = "auto",
     threads: int = 0,
     memory_mib: int = 8192,
     progress: Callable[[Progress], None] | None = None,
 ) -> CheckResult:
     """Every claim that says something of a scenario, or those named, over every interleaving.
 
-    features: "+NAME" puts one in, "-NAME" takes it out.  threads: 0 is as many as processors.
+    features: "+NAME" puts one in, "-NAME" takes it out.  reduce: "auto", "all", "none", or what to
+    explore up to symmetry: "vcpus,pages".  threads: 0 is as many as processors.
     ValueError: a name that nothing has, with those that there are.
     """
     wanted = find_scenario(scenario) if isinstance(scenario, str) else scenario
@@ -189,7 +191,7 @@ def check(
         wanted,
         kernel,
         arch,
-        folding=Folding(every=steps == "every"),
+        folding=Folding(every=steps == "every", reduce=reductions_of(wanted, reduce)),
         threads=threads or min(os.cpu_count() or 1, THREADS_MAX),
         memory_limit_bytes=memory_mib << 20,
         progress=progress,

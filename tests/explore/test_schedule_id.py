@@ -78,7 +78,7 @@ def test_names() -> None:
         ("ksm/v6.1/arm64/1.B", "'B' is no step"),
         ("ksm/v6.1/arm64/1 0", "'1 0' is no step"),
         ("ksm/v6.1/arm64/-1", "'-1' is no step"),
-        ("ksm/v6.1/arm64:claims/1", "'claims' is no way to fold: marks or every"),
+        ("ksm/v6.1/arm64:claims/1", "'claims' is no way to fold: marks, every, any"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, says: str) -> None:

@@ -108,6 +108,10 @@ def check(
     steps: Annotated[
         str, typer.Option("--steps", help="merged, or every: each shared access is a step.")
     ] = "merged",
+    reduce: Annotated[
+        str,
+        typer.Option("--reduce", help="auto, all, none, or vcpus,pages: explore up to symmetry."),
+    ] = "auto",
     threads: Annotated[
         int, typer.Option("--threads", min=0, max=62, help="0: as many as processors.")
     ] = 0,
@@ -130,6 +134,8 @@ def check(
     if variant is not None and bug is None:
         if junit is not None:
             raise typer.BadParameter("--junit is for one scenario of the model, not for --variant")
+        if reduce != "auto":
+            raise typer.BadParameter("--reduce is for scenarios of the model, not for --variant")
         how = (era, arch, claim, feature, steps, threads, memory)
         raise typer.Exit(check_variant(variant, scenario, *how, as_json))
     if bug is not None:
@@ -149,6 +155,7 @@ def check(
             claims=asked.claims,
             features=asked.features,
             steps=steps,
+            reduce=reduce,
             threads=threads,
             memory_mib=memory,
             progress=reporter.search,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import FunctionType
 
 from mmuwitness.explore.explorer import Exploration, explore
-from mmuwitness.explore.programs import MERGED, fold_scenario
+from mmuwitness.explore.programs import fold_scenario
 from mmuwitness.explore.search import StopWhen, search
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.functions import functions
@@ -61,7 +61,7 @@ def judge(mutation: Mutation, where: Place) -> Judgement:
     scenario = replace(where.scenario, name=f"{where.scenario.name}~", overrides=overrides)
     before = where.unchanged
     try:
-        program = fold_scenario(scenario, where.era, where.arch, MERGED.claims)
+        program = fold_scenario(scenario, where.era, where.arch)
     except (ProcessError, ValueError) as error:
         return Judgement(where, f"refused: {str(error).splitlines()[0]}")
     if program.digest == before.compiled.digest:

@@ -3,7 +3,8 @@
 `ksm/v6.1/arm64/1.0b.1x3` is scenario, kernel, architecture and the steps: the number of the
 process, a letter for its choice (b: 1, c: 2 ...; none: 0), xN if the step is taken N times.  The
 kernel may carry changes: `v6.1,-change_pte_bracketed`.  `arm64:marks` is a program without
-claims, `arm64:every` one in which each shared access is a step.
+claims, `arm64:every` one in which each shared access is a step, `arm64:any` one in which the
+allocator hands out any free page.
 """
 
 from __future__ import annotations
@@ -14,12 +15,7 @@ from itertools import groupby
 from mmuwitness.explore.explorer import Schedule
 from mmuwitness.explore.programs import Folding
 
-SUFFIXES = {
-    (True, False): "",
-    (False, False): ":marks",
-    (True, True): ":every",
-    (False, True): ":marks:every",
-}
+WAYS = ("marks", "every", "any")
 STEPS_MAX = 100_000
 STEP = re.compile(r"^(\d+)([b-z]?)(?:x(\d+))?$")
 
@@ -35,8 +31,21 @@ def format_schedule(schedule: Schedule) -> str:
         letter = chr(ord("a") + choice) if choice else ""
         parts.append(f"{pid}{letter}" + (f"x{count}" if count > 1 else ""))
     era = schedule.era.replace(" ", ",")
-    arch = schedule.arch + SUFFIXES[schedule.folding.claims, schedule.folding.every]
+    arch = ":".join([schedule.arch, *ways_of(schedule.folding)])
     return "/".join([schedule.scenario, era, arch, ".".join(parts)])
+
+
+def ways_of(folding: Folding) -> list[str]:
+    """What makes a step another one than in the program with all claims, merged."""
+    given = {"marks": not folding.claims, "every": folding.every, "any": folding.any_page_first}
+    return [way for way in WAYS if given[way]]
+
+
+def folding_of(ways: list[str]) -> Folding:
+    for way in ways:
+        if way not in WAYS or ways.count(way) > 1:
+            raise BadSchedule(f"{way!r} is no way to fold: {', '.join(WAYS)}")
+    return Folding("marks" not in ways, "every" in ways, any_page_first="any" in ways)
 
 
 def parse_schedule(text: str) -> Schedule:
@@ -54,10 +63,6 @@ def parse_schedule(text: str) -> Schedule:
         if len(steps) + int(count or 1) > STEPS_MAX:
             raise BadSchedule(f"not a schedule of this model: more than {STEPS_MAX:,} steps")
         steps += [(int(pid), choice)] * int(count or 1)
-    arch, _, how = parts[2].partition(":")
-    foldings = {suffix: key for key, suffix in SUFFIXES.items()}
-    if (how and f":{how}") not in foldings:
-        raise BadSchedule(f"{how!r} is no way to fold: marks or every")
-    claims, every = foldings[how and f":{how}"]
-    folding = Folding(claims=claims, every=every)
-    return Schedule(parts[0], parts[1].replace(",", " "), arch, tuple(steps), folding)
+    arch, *ways = parts[2].split(":")
+    era = parts[1].replace(",", " ")
+    return Schedule(parts[0], era, arch, tuple(steps), folding_of(ways))

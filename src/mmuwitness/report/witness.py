@@ -31,8 +31,7 @@ def steps_of(schedule: Schedule, own: Scenario | None = None) -> tuple[Program, 
     scenario, era = own or scenario_of_schedule(schedule.scenario), era_of(schedule.era)
     if absent := scenario.absent(era, find_arch(schedule.arch)):
         raise BadSchedule(absent)
-    how = schedule.folding
-    program = fold_scenario(scenario, era, schedule.arch, how.claims, how.every)
+    program = fold_scenario(scenario, era, schedule.arch, schedule.folding)
     native = NativeProgram(compile_ir(program.lowered.text))
     try:
         return program, follow(program, native, schedule.steps)[0]
@@ -68,8 +67,9 @@ def debug_schedule(schedule: Schedule, own: Scenario | None = None) -> None:
 
     scenario, era = own or scenario_of_schedule(schedule.scenario), era_of(schedule.era)
     how = schedule.folding
-    program = fold_scenario(scenario, era, schedule.arch, how.claims, how.every)
-    replay = Replay(program, lambda: scenario.host(era, find_arch(schedule.arch), how.claims))
+    arch, any_page_first = find_arch(schedule.arch), how.any_page_first
+    program = fold_scenario(scenario, era, schedule.arch, how)
+    replay = Replay(program, lambda: scenario.host(era, arch, how.claims, any_page_first))
     debugger = pdb.Pdb(skip=["mmuwitness.explore.*", "mmuwitness.process.*", "enum", "ast"])
     with contextlib.suppress(bdb.BdbQuit):
         for pid, choice in schedule.steps:

@@ -55,9 +55,13 @@ class Scenario:
             return f"{era} has no {self.requires}, which {self.name} is about"
         return ""
 
-    def host(self, era: Era, arch: Arch, claims: bool = True) -> Host:
-        """A fresh host with its processes, and with the `always` claims or without any."""
+    def host(self, era: Era, arch: Arch, claims: bool = True, any_page_first: bool = False) -> Host:
+        """A fresh host with its processes, and with the `always` claims or without any.
+
+        any_page_first: searches of all pages, for a free one say, may begin at any of them."""
         host = Host(era.with_change(*self.changes), arch, **self.sizes)
+        if any_page_first:
+            host.mm.nr_first_pages = len(host.pages)
         self.setup(host)
         running = [] if host.mm.exits else host.vcpus
         guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in running]
