@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Literal, TypedDict, Unpack, overload
 
 from mmuwitness.explore.explorer import Exploration, Schedule, explore
-from mmuwitness.explore.programs import Folding
+from mmuwitness.explore.programs import Folding, reductions_of
 from mmuwitness.explore.questions import Answer, ask, of_feature, of_lines, of_mark, of_need
 from mmuwitness.explore.search import Progress
 from mmuwitness.explore.search_memory import THREADS_MAX
@@ -171,6 +171,7 @@ def check(
     liveness: bool = False,
     fair_locks: bool = True,
     steps: str = "merged",
+    reduce: str = "auto",
     threads: int = 0,
     memory_mib: int = 8192,
     progress: Callable[[Progress], None] | None = None,
@@ -180,7 +181,8 @@ def check(
     liveness: the `eventually` claims, too; they are not among "every claim", since they take time
     and memory.  A schedule that violates one ends with a loop, of `loop` steps.  fair_locks: who
     waits for a lock gets it in the end; if not, others may overtake, and each access is a step.
-    features: "+NAME" puts one in, "-NAME" takes it out.  threads: 0 is as many as processors.
+    features: "+NAME" puts one in, "-NAME" takes it out.  reduce: "auto", "all", "none", or what to
+    explore up to symmetry: "vcpus,pages".  threads: 0 is as many as processors.
     ValueError: a name that nothing has, with those that there are.
     """
     wanted = find_scenario(scenario) if isinstance(scenario, str) else scenario
@@ -196,7 +198,11 @@ def check(
         wanted,
         kernel,
         arch,
-        folding=Folding(every=steps == "every", liveness=bool(eventually)),
+        folding=Folding(
+            every=steps == "every",
+            liveness=bool(eventually),
+            reduce=() if eventually else reductions_of(wanted, reduce),
+        ),
         fair_locks=fair_locks,
         threads=threads or min(os.cpu_count() or 1, THREADS_MAX),
         memory_limit_bytes=memory_mib << 20,

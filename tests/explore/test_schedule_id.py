@@ -78,7 +78,7 @@ def test_names() -> None:
         ("ksm/v6.1/arm64/1.B", "'B' is no step"),
         ("ksm/v6.1/arm64/1 0", "'1 0' is no step"),
         ("ksm/v6.1/arm64/-1", "'-1' is no step"),
-        ("ksm/v6.1/arm64:claims/1", "'claims' is no way to fold: marks, every, liveness"),
+        ("ksm/v6.1/arm64:claims/1", "'claims' is no way to fold: marks, every, any, liveness"),
         ("ksm/v6.1/arm64:every:every/1", "'every' is no way to fold"),
         ("ksm/v6.1/arm64:liveness/1~", "a loop without steps"),
         ("ksm/v6.1/arm64:liveness/1~2~3", "'2~3' is no step"),

@@ -16,7 +16,7 @@ from tests.process.worlds import Explored, explored, fold_code
 
 @cache
 def shipped(scenario: str, arch: str, claims: bool) -> Program:
-    return fold_scenario(find_scenario(scenario), Era("v6.1"), arch, Folding(claims))
+    return fold_scenario(find_scenario(scenario), Era("v6.1"), arch, Folding(claims=claims))
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmuwitness.explore.programs import (
     MERGED,
+    PAGES,
     Compiled,
     Folding,
     compiled_program,
@@ -68,6 +69,11 @@ class Exploration:
         asked_of_all = [c for c in CLAIMS.values() if c.mark and c.where is everywhere]
         return [c for c in CLAIMS.values() if c in asked_of_all or {c.name, c.mark} & there]
 
+    @property
+    def symmetric(self) -> list[str]:
+        """What was explored up to symmetry: of states that are alike one was kept."""
+        return self.compiled.reduced
+
     def violated(self) -> dict[str, int]:
         """Claims that do not hold, by name, with a shallowest state that violates each."""
         names = {self.compiled.claims[bit]: at for bit, at in self.result.violated.items()}
@@ -105,18 +111,40 @@ class Exploration:
         return "never reached" if claim.kind == "sometimes" else "holds"
 
     def schedule_to_state(self, index: int) -> Schedule:
-        """A shortest schedule from the initial state to the one of that index."""
-        words = self.result.path(index)
-        steps = tuple(self.label(a, b) for a, b in pairwise(words))
+        """A shortest schedule from the initial state to one that is like that of the index."""
+        steps, _ = self.walk(index)
         of = self.scenario
-        return Schedule(of.name, str(self.era), self.arch, steps, self.folding, of.variant)
+        how = replace(self.folding, reduce=(), any_page_first=PAGES in self.compiled.reduced)
+        return Schedule(of.name, str(self.era), self.arch, tuple(steps), how, of.variant)
+
+    def walk(self, index: int) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
+        """The steps to a state like that of the index, and the words of the one they lead to.
+
+        What the search keeps stands for all states like it.  The walk begins in the initial state
+        and takes, each time, a step to a state like the next one that was kept."""
+        kept = self.result.path(index)
+        words, steps = kept[0], []
+        for target in kept[1:]:
+            found, _ = self.native.call(words, self.compiled.successors_max)
+            label, words = next(
+                (label, reached)
+                for label, _, reached in found
+                if self.native.canonical(reached) == target
+            )
+            steps.append((label & 0xFF, label >> 8))
+        return steps, words
 
     def schedule_to_mark(self, mark: str) -> Schedule:
         """A shortest schedule whose last step executes the mark."""
-        cover = self.result.covered[self.compiled.marks.index(mark)]
+        bit = self.compiled.marks.index(mark)
+        cover = self.result.covered[bit]
         before = self.schedule_to_state(cover.state)
-        last = (cover.label & 0xFF, cover.label >> 8)
-        return replace(before, steps=(*before.steps, last))
+        _, words = self.walk(cover.state)
+        found, _ = self.native.call(words, self.compiled.successors_max)
+        # the very step that the search found, if the state is the one it found
+        fitting = [label for label, marks, _ in found if marks >> bit & 1]
+        label = cover.label if cover.label in fitting else fitting[0]
+        return replace(before, steps=(*before.steps, (label & 0xFF, label >> 8)))
 
     def schedule_of(self, claim: Claim) -> Schedule:
         """The discovery for a claim that is violated or reached."""
@@ -136,12 +164,6 @@ class Exploration:
             label = next(n for n, _, words in found if words == target and n & 0xFF == task)
             loop.append((task, label >> 8))
         return replace(stem, steps=(*stem.steps, *loop), loop=len(loop))
-
-    def label(self, state: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, int]:
-        """(process, choice) of a step between two states."""
-        found, _ = self.native.call(state, self.compiled.successors_max)
-        label = next(label for label, _, words in found if words == target)
-        return label & 0xFF, label >> 8
 
 
 def explore(
@@ -164,11 +186,13 @@ def explore(
     held, so each shared access is a step."""
     folding = replace(folding, every=folding.every or not fair_locks)
     compiled, code = compiled_program(scenario, era, arch, folding)
-    native = NativeProgram(code)
+    reduced = bool(compiled.reduced)
+    native = NativeProgram(code, reduced)
     better: list[NativeProgram] = []  # held as long as the search may call it
 
     def improve() -> int:
-        better.append(NativeProgram(thorough_code(scenario, era, arch, folding, compiled)))
+        code = thorough_code(scenario, era, arch, folding, compiled)
+        better.append(NativeProgram(code, reduced))
         return better[0].address
 
     result = search(

@@ -15,7 +15,7 @@ from mmuwitness.model.scenarios import SCENARIOS
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.errors import ProcessError
 from mmuwitness.process.language import qualified_name
-from mmuwitness.process.mutate import Mutation, ghost_fields, mutations
+from mmuwitness.process.mutate import Mutation, mutations, not_of_a_kernel
 from mmuwitness.process.native import NativeProgram, compile_ir
 
 MEMORY_LIMIT_BYTES = 1 << 30
@@ -136,7 +136,7 @@ def judge_function(
             f"no scenario runs {name}() on {arch}, {era}: name another --arch or --era"
         )
     found = []
-    changes = mutations(function, ghost_fields())
+    changes = mutations(function, not_of_a_kernel())
     for number, mutation in enumerate(changes):
         if progress:
             progress(number, len(changes))

@@ -16,8 +16,9 @@ from functools import cache, partial
 from pathlib import Path
 
 from mmuwitness.model.bugs.bug import known_scenario
-from mmuwitness.model.era import Era
+from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.host import Host, find_arch
+from mmuwitness.model.scenarios import LARGE
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.disk_cache import cache_directory, cached, write_whole
 from mmuwitness.process.native import compile_ir, machine_key
@@ -42,6 +43,7 @@ class Compiled:
     fields: list[str]
     errors: list[str]
     functions: list[str]
+    reduced: list[str]
     lock_points: list[LockPoints]
 
 
@@ -60,16 +62,39 @@ class Folding:
     """How a scenario is folded and compiled.
 
     claims: with its claims, or for its marks only.  every: each shared access is a step.
-    thorough: slower to compile, twice as fast to run.  liveness: with its `eventually` claims,
-    too."""
+    thorough: slower to compile, twice as fast to run.
+    reduce: what is explored up to symmetry, where that is shown.
+    any_page_first: any free page may be handed out, not the lowest only; so it is where pages are
+    reduced, since which one is the lowest has no meaning there.
+    liveness: with its `eventually` claims, too; not where anything is reduced."""
 
     claims: bool = True
     every: bool = False
     thorough: bool = False
+    reduce: tuple[str, ...] = ()
+    any_page_first: bool = False
     liveness: bool = False
 
 
 MERGED = Folding()
+VCPUS, PAGES = "vcpus", "pages"
+REDUCTIONS = (VCPUS, PAGES)
+
+
+def reductions_of(scenario: Scenario, asked: str) -> tuple[str, ...]:
+    """What "auto", "all", "none" or names with commas between them ask for; UnknownName.
+
+    "auto": all where it pays.  To show that things are interchangeable takes seconds; most
+    scenarios are explored in less."""
+    if asked == "auto":
+        return REDUCTIONS if scenario.name in LARGE else ()
+    if asked in ("all", "none"):
+        return REDUCTIONS if asked == "all" else ()
+    names = asked.split(",")
+    for name in names:
+        if name not in REDUCTIONS:
+            raise UnknownName("reduction", name, ["auto", "all", "none", *REDUCTIONS])
+    return tuple(name for name in REDUCTIONS if name in names)
 
 
 def index_path(scenario: Scenario, arch: str, how: Folding) -> Path:
@@ -100,12 +125,17 @@ def add_to_index(path: Path, made: Compiled) -> None:
 
 def fold_scenario(scenario: Scenario, era: Era, arch: str, how: Folding = MERGED) -> Program:
     """The folded program of a scenario, for those who need its text: replay, timelines."""
-    return fold(folded_host(scenario, era, arch, how), how.every)
+    program = fold(folded_host(scenario, era, arch, how), how.every, reduce=how.reduce)
+    if PAGES in how.reduce and PAGES not in program.reduced:
+        others = tuple(name for name in how.reduce if name != PAGES)
+        return fold_scenario(scenario, era, arch, replace(how, reduce=others))
+    return program
 
 
 def folded_host(scenario: Scenario, era: Era, arch: str, how: Folding) -> Host:
-    """A fresh host with the claims that a program folded so has."""
-    return scenario.host(era, find_arch(arch), how.claims, how.liveness)
+    """A fresh host, with the claims that a program folded so has."""
+    any_page_first = how.any_page_first or PAGES in how.reduce
+    return scenario.host(era, find_arch(arch), how.claims, any_page_first, how.liveness)
 
 
 def compiled_program(
@@ -120,6 +150,8 @@ def compiled_program(
             return entry, object_code(entry.digest, how, lambda: folded().lowered.text)
     program = folded()
     made = describe(program)
+    if made.reduced:
+        cached("text", (sources_digest(), made.digest), program.lowered.text.encode)
     code = object_code(made.digest, how, lambda: program.lowered.text)
     if path:
         add_to_index(path, made)
@@ -134,6 +166,10 @@ def thorough_code(
     def text() -> str:
         return fold_scenario(scenario, era, arch, how).lowered.text
 
+    if compiled.reduced:  # which takes long to find out, so its text is kept
+        key = (sources_digest(), compiled.digest)
+        kept = cached("text", key, lambda: text().encode()).decode()
+        return object_code(compiled.digest, replace(how, thorough=True), lambda: kept)
     return object_code(compiled.digest, replace(how, thorough=True), text)
 
 
@@ -164,6 +200,7 @@ def describe(program: Program) -> Compiled:
         ),
         [f"{site.where}: {site.message}" for site in program.lowered.errors],
         sorted(program.functions),
+        program.reduced,
         [lock_points(program, pid) for pid in range(len(program.steps))],
     )
 

@@ -3,8 +3,9 @@
 `ksm/v6.1/arm64/1.0b.1x3` is scenario, kernel, architecture and the steps: the number of the
 process, a letter for its choice (b: 1, c: 2 ...; none: 0), xN if the step is taken N times.  The
 kernel may carry changes: `v6.1,-change_pte_bracketed`.  `arm64:marks` is a program without
-claims, `arm64:every` one in which each shared access is a step, `arm64:liveness` one with the
-`eventually` claims.  Of a lasso the steps are the stem, `~` and the loop: `1.0b~0x2.1`.
+claims, `arm64:every` one in which each shared access is a step, `arm64:any` one in which the
+allocator hands out any free page, `arm64:liveness` one with the `eventually` claims.  Of a lasso
+the steps are the stem, `~` and the loop: `1.0b~0x2.1`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from itertools import groupby
 from mmuwitness.explore.explorer import Schedule
 from mmuwitness.explore.programs import Folding
 
-WAYS = ("marks", "every", "liveness")
+WAYS = ("marks", "every", "any", "liveness")
 STEPS_MAX = 100_000
 STEP = re.compile(r"^(\d+)([b-z]?)(?:x(\d+))?$")
 
@@ -45,7 +46,12 @@ def format_steps(steps: tuple[tuple[int, int], ...]) -> str:
 
 def ways_of(folding: Folding) -> list[str]:
     """What makes a step another one than in the program with all `always` claims, merged."""
-    given = {"marks": not folding.claims, "every": folding.every, "liveness": folding.liveness}
+    given = {
+        "marks": not folding.claims,
+        "every": folding.every,
+        "any": folding.any_page_first,
+        "liveness": folding.liveness,
+    }
     return [way for way in WAYS if given[way]]
 
 
@@ -53,7 +59,12 @@ def folding_of(ways: list[str]) -> Folding:
     for way in ways:
         if way not in WAYS or ways.count(way) > 1:
             raise BadSchedule(f"{way!r} is no way to fold: {', '.join(WAYS)}")
-    return Folding("marks" not in ways, "every" in ways, liveness="liveness" in ways)
+    return Folding(
+        "marks" not in ways,
+        "every" in ways,
+        any_page_first="any" in ways,
+        liveness="liveness" in ways,
+    )
 
 
 def parse_schedule(text: str) -> Schedule:

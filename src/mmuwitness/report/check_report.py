@@ -79,7 +79,8 @@ def headline(found: Exploration, claims: Sequence[Claim]) -> str:
 
 def bounds(found: Exploration) -> list[str]:
     result = found.result
-    size = f"{result.states:,} states, {result.edges:,} steps, depth {result.depth}"
+    alike = f" up to symmetry of {' and '.join(found.symmetric)}" if found.symmetric else ""
+    size = f"{result.states:,} states{alike}, {result.edges:,} steps, depth {result.depth}"
     rate = f"{result.states / max(result.seconds, 1e-9) / 1e6:.1f} M states/s"
     if found.complete:
         text = f"Complete: {found.scenario.bounds}; {size} ({rate})."
@@ -135,6 +136,7 @@ def check_json(found: Exploration, claims: Sequence[Claim]) -> dict[str, Any]:
         "complete": found.complete,
         "stopped": result.stopped,
         "states": result.states,
+        "symmetric": found.symmetric,
         "edges": result.edges,
         "depth": result.depth,
         "deadlock": result.deadlock is not None,

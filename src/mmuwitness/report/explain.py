@@ -13,7 +13,7 @@ from mmuwitness.model.features.feature import Feature
 from mmuwitness.model.functions import functions
 from mmuwitness.model.host import ARCHES
 from mmuwitness.model.releases import RELEASES
-from mmuwitness.model.scenarios import SCENARIOS
+from mmuwitness.model.scenarios import LARGE, SCENARIOS
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.marks import marks
 from mmuwitness.report.text import wrap
@@ -24,7 +24,9 @@ KINDS = ("scenarios", "claims", "arches", "eras", "features", "functions", "mark
 def list_text(kind: str) -> str:
     """One line for each thing of a kind; UnknownName lists the kinds."""
     if kind == "scenarios":
-        return table((s.name, first_sentence(s.text)) for s in SCENARIOS.values())
+        return table(
+            (s.name, first_sentence(s.text)) for s in (*SCENARIOS.values(), *LARGE.values())
+        )
     if kind == "claims":
         return table((f"{c.name}", f"{c.number or c.kind}: {c.text}") for c in all_claims())
     if kind == "arches":
@@ -83,6 +85,7 @@ def explain_text(name: str) -> str:
             return described
     known = [
         *SCENARIOS,
+        *LARGE,
         *CLAIMS,
         *EVENTUALLY,
         *ARCHES,
@@ -98,7 +101,7 @@ def all_claims() -> list[Claim]:
 
 
 def explain_scenario(name: str) -> str:
-    scenario: Scenario | None = SCENARIOS.get(name)
+    scenario: Scenario | None = SCENARIOS.get(name) or LARGE.get(name)
     if scenario is None:
         return ""
     lines = [

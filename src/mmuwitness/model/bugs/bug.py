@@ -13,7 +13,7 @@ from mmuwitness.model.claims import Claim, find_claims
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.features.feature import MEMORY, Source
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.scenarios import SCENARIOS, find_scenario
+from mmuwitness.model.scenarios import LARGE, SCENARIOS, find_scenario
 from mmuwitness.model.scenarios.scenario import Scenario
 
 FIXED = "-fixed"
@@ -98,9 +98,9 @@ def find_bug(name: str) -> Bug:
 
 
 def known_scenario(name: str) -> Scenario | None:
-    """The scenario of that name, be it in the table, a bug's, or that of a bug's fix."""
-    if name in SCENARIOS:
-        return SCENARIOS[name]
+    """The scenario of that name, be it in a table, a bug's, or that of a bug's fix."""
+    if name in SCENARIOS or name in LARGE:
+        return find_scenario(name)
     bug = corpus().get(name.removesuffix(FIXED))
     if bug is None:
         return None

@@ -56,10 +56,21 @@ class Scenario:
             return f"{era} has no {self.requires}, which {self.name} is about"
         return ""
 
-    def host(self, era: Era, arch: Arch, claims: bool = True, liveness: bool = False) -> Host:
-        """A fresh host with its processes, and with the `always` claims or without any; liveness:
-        with the `eventually` claims, too."""
+    def host(
+        self,
+        era: Era,
+        arch: Arch,
+        claims: bool = True,
+        any_page_first: bool = False,
+        liveness: bool = False,
+    ) -> Host:
+        """A fresh host with its processes, and with the `always` claims or without any.
+
+        any_page_first: searches of all pages, for a free one say, may begin at any of them.
+        liveness: with the `eventually` claims, too."""
         host = Host(era.with_change(*self.changes), arch, **self.sizes)
+        if any_page_first:
+            host.mm.nr_first_pages = len(host.pages)
         self.setup(host)
         running = [] if host.mm.exits else host.vcpus
         guests = [Actor(f"vcpu{v.index}", self.guest, (v,)) for v in running]
