@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -160,10 +160,11 @@ def test_replay_goes_the_way_of_the_schedule(name: str) -> None:
 def test_no_merged_step_hides_or_makes_a_bug(name: str) -> None:
     bug = find_bug(name)
     if hunted(name).broken.result.states <= SMALL_STATES:
-        how = replace(hunted(name).broken.folding, every=True)
-        every = explore(bug.broken_scenario, bug.broken_era, bug.arch, folding=how)
+        folding = replace(hunted(name).broken.folding, every=True)
+        how = partial(explore, arch=bug.arch, folding=folding, fair_locks=bug.fair_locks)
+        every = how(bug.broken_scenario, bug.broken_era)
         assert set(every.violated()) == set(hunted(name).broken.violated())
-        assert not explore(bug.fixed_scenario, bug.fixed_era, bug.arch, folding=how).violated()
+        assert not how(bug.fixed_scenario, bug.fixed_era).violated()
 
 
 def test_a_bug_that_is_not_there_is_not_found() -> None:

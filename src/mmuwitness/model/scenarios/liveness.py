@@ -11,7 +11,7 @@ from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
-from mmuwitness.model.primitives import wait_until
+from mmuwitness.model.primitives import feature, wait_until
 from mmuwitness.model.scenarios.scenario import (
     ONE_GFN,
     Actor,
@@ -55,18 +55,20 @@ def set_memory_region_twice(kvm):
 
 def xen_update_once(kvm, gpc):
     """As kvm_xen_update, once."""
-    written = kvm_gpc_write(kvm, gpc)
-    while not written:
-        kvm.refreshing = True
-        kvm_gpc_refresh(kvm, gpc)
+    if feature.pfncache:
         written = kvm_gpc_write(kvm, gpc)
-    kvm.refreshing = False
+        while not written:
+            kvm.refreshing = True
+            kvm_gpc_refresh(kvm, gpc)
+            written = kvm_gpc_write(kvm, gpc)
+        kvm.refreshing = False
 
 
 def preempted_beside_cache(host):
     """As preempted_invalidator; it is KVM's cache that gets its page before."""
     mmu_notifier_invalidate_range_start(host.mm, 1, 2)
-    wait_until(host.kvm.gpc_list[0].valid)
+    if feature.pfncache:
+        wait_until(host.kvm.gpc_list[0].valid)
     mmu_notifier_invalidate_range_end(host.mm, 1, 2)
 
 
@@ -165,7 +167,6 @@ LIVENESS = (
         two_private_pages,
         lambda host: [Actor("madvise", dontneed_twice, (host.mm,)), xen(host)],
         {**ONE_GFN, "caches": (0,)},
-        requires="pfncache",
         guest=halted,
     ),
     Scenario(
@@ -176,7 +177,6 @@ LIVENESS = (
         two_private_pages,
         lambda host: [Actor("preempted", preempted_beside_cache, (host,)), xen(host)],
         {"pages": 3, "caches": (0,)},
-        requires="pfncache",
         guest=halted,
     ),
     Scenario(
@@ -188,7 +188,6 @@ LIVENESS = (
         two_private_pages,
         lambda host: [Actor("madvise", zap_elsewhere, (host.mm,)), xen(host)],
         {"pages": 3, "caches": (0,)},
-        requires="pfncache",
         guest=halted,
     ),
 )
