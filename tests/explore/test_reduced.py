@@ -32,15 +32,26 @@ LARGE_STATES = {
 QUICK = ("ksm_first", "reclaim_one")
 
 
+SOME = 7
+"""Of the pinned programs and of the bugs every so many-th is put to the test each time, the others
+by `make exhaustive`: what is alike in a program takes seconds to show."""
+
+
 def pinned_programs() -> list[Any]:
     return [
         pytest.param(
             *(scenario, arch, eras.split()[0], entry),
-            marks=() if scenario in QUICK and number % 8 == 0 else pytest.mark.slow,
+            marks=marks_of(number, scenario in QUICK),
             id=f"{scenario}-{arch}-{eras.split()[0]}",
         )
         for number, (scenario, arch, eras, entry) in enumerate(entries())
     ]
+
+
+def marks_of(number: int, quick: bool = False) -> list[Any]:
+    if number % SOME == 0:
+        return [] if quick else [pytest.mark.slow]
+    return [pytest.mark.slow, pytest.mark.exhaustive]
 
 
 def findings(found: Exploration) -> tuple[set[str], set[str], bool]:
@@ -62,8 +73,9 @@ def test_pinned_programs_up_to_symmetry(
     assert found.result.states <= entry["states"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", corpus())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=marks_of(n)) for n, name in enumerate(corpus())]
+)
 def test_bugs_up_to_symmetry(name: str) -> None:
     """With the bug and with its fix; and the schedules are of the model, not of what was kept."""
     bug = find_bug(name)
@@ -112,6 +124,7 @@ def test_a_mark_is_reached_by_a_schedule_of_the_model() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "states"), LARGE_STATES.items())
 def test_large_scenarios_are_complete(name: str, states: int) -> None:
     """On one kernel: they are not pinned for all."""
