@@ -13,7 +13,10 @@ from mmuwitness.cli.common import (
     EraOption,
     FeatureOption,
     JsonOption,
+    LivenessOption,
+    ReduceOption,
     Reporter,
+    UnfairLocksOption,
     VariantOption,
     kernel,
     say,
@@ -105,13 +108,12 @@ def check(
     arch: ArchOption = "x86-tdp",
     claim: Annotated[list[str] | None, typer.Option("--claim", help="Only this claim.")] = None,
     feature: FeatureOption = None,
+    liveness: LivenessOption = False,
+    unfair_locks: UnfairLocksOption = False,
     steps: Annotated[
         str, typer.Option("--steps", help="merged, or every: each shared access is a step.")
     ] = "merged",
-    reduce: Annotated[
-        str,
-        typer.Option("--reduce", help="auto, all, none, or vcpus,pages: explore up to symmetry."),
-    ] = "auto",
+    reduce: ReduceOption = "auto",
     threads: Annotated[
         int, typer.Option("--threads", min=0, max=62, help="0: as many as processors.")
     ] = 0,
@@ -154,6 +156,8 @@ def check(
             arch=asked.arch,
             claims=asked.claims,
             features=asked.features,
+            liveness=liveness,
+            fair_locks=asked.fair_locks and not unfair_locks,
             steps=steps,
             reduce=reduce,
             threads=threads,

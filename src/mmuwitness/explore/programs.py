@@ -17,12 +17,15 @@ from pathlib import Path
 
 from mmuwitness.model.bugs.bug import known_scenario
 from mmuwitness.model.era import Era, UnknownName
-from mmuwitness.model.host import find_arch
+from mmuwitness.model.host import Host, find_arch
 from mmuwitness.model.scenarios import LARGE
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.disk_cache import cache_directory, cached, write_whole
 from mmuwitness.process.native import compile_ir, machine_key
 from mmuwitness.process.program import Program, fold
+
+LockPoints = list[int]
+"""Where a process stands at a lock: word, shift and mask of its pc in a state, then the pcs."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Compiled:
     errors: list[str]
     functions: list[str]
     reduced: list[str]
+    lock_points: list[LockPoints]
 
 
 @cache
@@ -61,13 +65,15 @@ class Folding:
     thorough: slower to compile, twice as fast to run.
     reduce: what is explored up to symmetry, where that is shown.
     any_page_first: any free page may be handed out, not the lowest only; so it is where pages are
-    reduced, since which one is the lowest has no meaning there."""
+    reduced, since which one is the lowest has no meaning there.
+    liveness: with its `eventually` claims, too; not where anything is reduced."""
 
     claims: bool = True
     every: bool = False
     thorough: bool = False
     reduce: tuple[str, ...] = ()
     any_page_first: bool = False
+    liveness: bool = False
 
 
 MERGED = Folding()
@@ -119,13 +125,17 @@ def add_to_index(path: Path, made: Compiled) -> None:
 
 def fold_scenario(scenario: Scenario, era: Era, arch: str, how: Folding = MERGED) -> Program:
     """The folded program of a scenario, for those who need its text: replay, timelines."""
-    any_page_first = how.any_page_first or PAGES in how.reduce
-    host = scenario.host(era, find_arch(arch), how.claims, any_page_first)
-    program = fold(host, how.every, reduce=how.reduce)
+    program = fold(folded_host(scenario, era, arch, how), how.every, reduce=how.reduce)
     if PAGES in how.reduce and PAGES not in program.reduced:
         others = tuple(name for name in how.reduce if name != PAGES)
         return fold_scenario(scenario, era, arch, replace(how, reduce=others))
     return program
+
+
+def folded_host(scenario: Scenario, era: Era, arch: str, how: Folding) -> Host:
+    """A fresh host, with the claims that a program folded so has."""
+    any_page_first = how.any_page_first or PAGES in how.reduce
+    return scenario.host(era, find_arch(arch), how.claims, any_page_first, how.liveness)
 
 
 def compiled_program(
@@ -191,4 +201,12 @@ def describe(program: Program) -> Compiled:
         [f"{site.where}: {site.message}" for site in program.lowered.errors],
         sorted(program.functions),
         program.reduced,
+        [lock_points(program, pid) for pid in range(len(program.steps))],
     )
+
+
+def lock_points(program: Program, pid: int) -> LockPoints:
+    """Where a process stands at a lock."""
+    slot = program.layout.frames[pid].pc
+    at_lock = (b.pc for b in program.steps[pid].boundaries if b.op and b.op.code == "acquire")
+    return [slot.word, slot.shift, slot.mask, *at_lock]

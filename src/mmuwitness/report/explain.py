@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable
 
 from mmuwitness.model.bugs.bug import Bug, corpus
-from mmuwitness.model.claims import CLAIMS, Claim
+from mmuwitness.model.claims import CLAIMS, EVENTUALLY, Claim
 from mmuwitness.model.era import Era, UnknownName, rows_of
 from mmuwitness.model.features import FEATURES
 from mmuwitness.model.features.feature import Feature
@@ -28,7 +28,7 @@ def list_text(kind: str) -> str:
             (s.name, first_sentence(s.text)) for s in (*SCENARIOS.values(), *LARGE.values())
         )
     if kind == "claims":
-        return table((f"{c.name}", f"{c.number or c.kind}: {c.text}") for c in CLAIMS.values())
+        return table((f"{c.name}", f"{c.number or c.kind}: {c.text}") for c in all_claims())
     if kind == "arches":
         return table((a.name, first_sentence(type(a).__doc__ or "")) for a in ARCHES.values())
     if kind == "eras":
@@ -87,12 +87,17 @@ def explain_text(name: str) -> str:
         *SCENARIOS,
         *LARGE,
         *CLAIMS,
+        *EVENTUALLY,
         *ARCHES,
         *{row.name for row in FEATURES},
         *functions(),
         *corpus(),
     ]
     raise UnknownName("name", name, known, "see `mmuwitness list KIND`")
+
+
+def all_claims() -> list[Claim]:
+    return [*CLAIMS.values(), *EVENTUALLY.values()]
 
 
 def explain_scenario(name: str) -> str:
@@ -108,7 +113,7 @@ def explain_scenario(name: str) -> str:
 
 
 def explain_claim(name: str) -> str:
-    claims = [c for c in CLAIMS.values() if name in (c.name, c.number)]
+    claims = [c for c in all_claims() if name in (c.name, c.number)]
     if not claims:
         return ""
     claim: Claim = claims[0]

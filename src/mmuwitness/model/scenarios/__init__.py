@@ -15,6 +15,7 @@ from mmuwitness.model.scenarios.hmm import HMM
 from mmuwitness.model.scenarios.huge import HUGE
 from mmuwitness.model.scenarios.ksm import KSM
 from mmuwitness.model.scenarios.large import LARGE as LARGE_TABLE
+from mmuwitness.model.scenarios.liveness import LIVENESS
 from mmuwitness.model.scenarios.memslots import MEMSLOTS
 from mmuwitness.model.scenarios.mprotect import MPROTECT
 from mmuwitness.model.scenarios.mremap import MREMAP
@@ -30,7 +31,7 @@ from mmuwitness.model.scenarios.zap import ZAP
 TABLES = (
     *(KSM, COW, UPROBES, ZAP, RMAP, MPROTECT, FORK, MREMAP, HUGE, YIELDS),
     *(MEMSLOTS, DIRTY_LOG, AGING, PFNCACHE, PRIVATE),
-    *(HMM, OOM, EXIT),
+    *(HMM, OOM, EXIT, LIVENESS),
 )
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}
