@@ -162,7 +162,7 @@ def some_of(arches: Iterable[str], every: int) -> list[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "arch"), some_of(ARCHES, 5))
+@pytest.mark.parametrize(("name", "arch"), some_of(ARCHES, 12))
 def test_replay_and_explore_agree(name: str, arch: str) -> None:
     """Every distinct folded program of up to STATES_MAX states."""
     scenario, made = find_scenario(name), find_arch(arch)
@@ -185,7 +185,7 @@ def test_one_small_program_quickly(arch: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "arch"), some_of(["x86-shadow", "arm64", "mips"], 5))
+@pytest.mark.parametrize(("name", "arch"), some_of(["x86-shadow", "arm64", "mips"], 8))
 def test_merging_steps_changes_no_verdict(name: str, arch: str) -> None:
     """Each shared access a step is the reference that merged steps must agree with."""
     scenario = find_scenario(name)

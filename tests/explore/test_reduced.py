@@ -32,7 +32,7 @@ LARGE_STATES = {
 QUICK = ("ksm_first", "reclaim_one")
 
 
-SOME = 7
+SOME = 30
 """Of the pinned programs and of the bugs every so many-th is put to the test each time, the others
 by `make exhaustive`: what is alike in a program takes seconds to show."""
 
