@@ -16,7 +16,7 @@ ifneq ($(shell test -x $(PY) && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo lint test check diff bench bench/run golden survey lock clean
+.PHONY: help setup demo lint test exhaustive check diff bench bench/run golden survey lock clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) \
@@ -61,10 +61,13 @@ lint: $(STAMP) ## format, lint and types, without tests
 	@$(PY) -m mypy
 
 test: $(STAMP) ## all tests
-	@$(PY) -m pytest -n $(WORKERS)
+	@$(PY) -m pytest -n $(WORKERS) -m "not exhaustive"
+
+exhaustive: $(STAMP) ## the tests that `make test` takes samples of, all of them (an hour)
+	@$(PY) -m pytest -n $(WORKERS) -m exhaustive
 
 check: lint ## lint and the tests that are not slow, in less than a minute
-	@$(PY) -m pytest -n $(WORKERS) -m "not slow"
+	@$(PY) -m pytest -n $(WORKERS) -m "not slow and not exhaustive"
 
 diff: $(STAMP) ## a second opinion: SPIN explores every scenario and bug, too (half an hour)
 	@WORKERS=$(WORKERS) $(PY) -m tests.differential.diff $(ONLY)

@@ -88,6 +88,12 @@ def test_a_deadlock_has_a_timeline() -> None:
     result = check(crossed_locks(), claims="coherent")
     assert result.deadlock is not None and not result.holds and result.violated == {}
     drawn = result.timeline("deadlock")
+    waits = drawn.partition("Who waits for whom:")[2].splitlines()
+    first, second = (f.__name__ for f in (take_ptl_first, take_ptl_last))
+    assert [line.strip() for line in waits if "waits for" in line] == [
+        f"{first} waits for kvm.mmu_lock, held by {second}",
+        f"{second} waits for mm.ptl, held by {first}",
+    ]
     assert {len(result.deadlock.steps)} == {len(re.findall(r"^ {0,3}\d+ ", drawn, re.MULTILINE))}
 
 

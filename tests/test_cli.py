@@ -143,6 +143,10 @@ def test_a_violation_beats_a_search_that_was_cut_short() -> None:
         ("check ksm --arch arm46", "unknown arch 'arm46': did you mean arm64? there are x86-tdp,"),
         ("check ksm --era v16.1", "unknown era 'v16.1': did you mean v6.1 or "),
         ("check ksm --era 2023", "unknown era '2023': there are v2.6.32 to v2.6.39, v3.0 to "),
+        (
+            "check ksm --reduce page",
+            "unknown reduction 'page': did you mean pages? there are auto,",
+        ),
         ("check ksm --claim I99", "unknown claim 'I99': did you mean I9? there are coherent, "),
         ("check ksm --claim coherence", "unknown claim 'coherence': did you mean coherent? "),
         ("check ksm --feature +kms", "unknown feature 'kms': did you mean ksm? there are aging_"),

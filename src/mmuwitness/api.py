@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Literal, TypedDict, Unpack, overload
 
 from mmuwitness.explore.explorer import Exploration, Schedule, explore
-from mmuwitness.explore.programs import Folding
+from mmuwitness.explore.programs import Folding, reductions_of
 from mmuwitness.explore.questions import Answer, ask, of_feature, of_lines, of_mark, of_need
 from mmuwitness.explore.search import Progress
 from mmuwitness.explore.search_memory import THREADS_MAX
 from mmuwitness.explore.verdict import Cell, verdict_change_pte
-from mmuwitness.model.claims import CLAIMS, Claim, find_claims
+from mmuwitness.model.claims import CLAIMS, EVENTUALLY, Claim, find_claims
 from mmuwitness.model.era import ROWS, Era, UnknownName
 from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import find_scenario
@@ -168,18 +168,27 @@ def check(
     arch: str = "x86-tdp",
     claims: Names = (),
     features: Names = (),
+    liveness: bool = False,
+    fair_locks: bool = True,
     steps: str = "merged",
+    reduce: str = "auto",
     threads: int = 0,
     memory_mib: int = 8192,
     progress: Callable[[Progress], None] | None = None,
 ) -> CheckResult:
     """Every claim that says something of a scenario, or those named, over every interleaving.
 
-    features: "+NAME" puts one in, "-NAME" takes it out.  threads: 0 is as many as processors.
+    liveness: the `eventually` claims, too; they are not among "every claim", since they take time
+    and memory.  A schedule that violates one ends with a loop, of `loop` steps.  fair_locks: who
+    waits for a lock gets it in the end; if not, others may overtake, and each access is a step.
+    features: "+NAME" puts one in, "-NAME" takes it out.  reduce: "auto", "all", "none", or what to
+    explore up to symmetry: "vcpus,pages".  threads: 0 is as many as processors.
     ValueError: a name that nothing has, with those that there are.
     """
     wanted = find_scenario(scenario) if isinstance(scenario, str) else scenario
     asked = find_claims(listed(claims))
+    more = list(EVENTUALLY.values()) if liveness else []
+    eventually = more or [claim for claim in asked if claim.kind == "eventually"]
     kernel = Era(era, listed(features))
     if absent := wanted.absent(kernel, find_arch(arch)):
         raise ValueError(absent)
@@ -189,12 +198,18 @@ def check(
         wanted,
         kernel,
         arch,
-        folding=Folding(every=steps == "every"),
+        folding=Folding(
+            every=steps == "every",
+            liveness=bool(eventually),
+            reduce=() if eventually else reductions_of(wanted, reduce),
+        ),
+        fair_locks=fair_locks,
         threads=threads or min(os.cpu_count() or 1, THREADS_MAX),
         memory_limit_bytes=memory_mib << 20,
         progress=progress,
     )
-    return CheckResult(found, asked or found.claims)
+    of_all = asked or found.claims
+    return CheckResult(found, [*of_all, *(claim for claim in more if claim not in of_all)])
 
 
 @dataclass(frozen=True, eq=False, repr=False)

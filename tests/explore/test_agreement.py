@@ -8,8 +8,10 @@ cover marks must be those of the lowered program.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -123,7 +125,9 @@ SMALL = ("uprobe_one", "dontneed_one", "reclaim_one", "migrate_one", "unmerge", 
          "private_convert", "private_punch", "private_dontneed", "private_both",
          "hmm_dontneed", "hmm_open", "oom_reap",
          "oom_hmm", "exit_reclaim", "mprotect", "mprotect_thread", "mremap", "zero_page",
-         "pfnmap")  # fmt: skip
+         "pfnmap", "fault_once", "fault_beside_window", "fault_in_storm", "memslot_in_storm",
+         "memslot_beside_storm", "cache_once", "cache_beside_window",
+         "cache_in_storm")  # fmt: skip
 """The scenarios that have programs of up to STATES_MAX states; test_pinned checks the list."""
 
 
@@ -148,9 +152,17 @@ def distinct_programs(scenario: str, arch: str) -> list[Era]:
     return list(seen.values())
 
 
+def some_of(arches: Iterable[str], every: int) -> list[Any]:
+    """Each small scenario on each architecture; all but every so many-th are marked exhaustive."""
+    return [
+        pytest.param(name, arch, marks=[] if (n + m) % every == 0 else [pytest.mark.exhaustive])
+        for n, name in enumerate(SMALL)
+        for m, arch in enumerate(arches)
+    ]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("name", "arch"), some_of(ARCHES, 12))
 def test_replay_and_explore_agree(name: str, arch: str) -> None:
     """Every distinct folded program of up to STATES_MAX states."""
     scenario, made = find_scenario(name), find_arch(arch)
@@ -173,8 +185,7 @@ def test_one_small_program_quickly(arch: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["x86-shadow", "arm64", "mips"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("name", "arch"), some_of(["x86-shadow", "arm64", "mips"], 8))
 def test_merging_steps_changes_no_verdict(name: str, arch: str) -> None:
     """Each shared access a step is the reference that merged steps must agree with."""
     scenario = find_scenario(name)

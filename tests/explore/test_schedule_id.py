@@ -23,7 +23,7 @@ changes = st.lists(
     max_size=3,
 )
 eras = st.tuples(st.sampled_from(RELEASES), changes).map(lambda e: str(Era(e[0], tuple(e[1]))))
-foldings = st.sampled_from([Folding(), Folding(claims=False), Folding(every=True)])
+foldings = st.builds(Folding, st.booleans(), st.booleans(), liveness=st.booleans())
 schedules = st.builds(
     Schedule,
     st.sampled_from(list(SCENARIOS)),
@@ -38,7 +38,7 @@ schedules = st.builds(
 def test_a_schedule_survives_its_name(schedule: Schedule) -> None:
     name = format_schedule(schedule)
     assert parse_schedule(name) == schedule
-    assert re.fullmatch(r"[\w./,:+-]+", name), "it can be pasted into a shell as it is"
+    assert re.fullmatch(r"[\w./,:+~-]+", name), "it can be pasted into a shell as it is"
 
 
 @given(schedules)
@@ -78,7 +78,10 @@ def test_names() -> None:
         ("ksm/v6.1/arm64/1.B", "'B' is no step"),
         ("ksm/v6.1/arm64/1 0", "'1 0' is no step"),
         ("ksm/v6.1/arm64/-1", "'-1' is no step"),
-        ("ksm/v6.1/arm64:claims/1", "'claims' is no way to fold: marks or every"),
+        ("ksm/v6.1/arm64:claims/1", "'claims' is no way to fold: marks, every, any, liveness"),
+        ("ksm/v6.1/arm64:every:every/1", "'every' is no way to fold"),
+        ("ksm/v6.1/arm64:liveness/1~", "a loop without steps"),
+        ("ksm/v6.1/arm64:liveness/1~2~3", "'2~3' is no step"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, says: str) -> None:

@@ -280,6 +280,18 @@ def never_uncounted(host):
     return not pte.present or not pte.page.tail
 
 
+def never_a_window_beside(host):
+    return host.mm.open_windows[1] == 0
+
+
+def never_faulting(host):
+    return not host.vcpus[0].faulting
+
+
+def never_refreshing(host):
+    return not host.kvm.refreshing
+
+
 MERGES = (never_merged, never_of_its_own, never_replaced)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm": MERGES,
@@ -324,6 +336,16 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "mmap_hugetlb": (never_none, never_replaced, never_huge_leaf, never_small_leaf),
     "collapse_shmem": (never_none, never_out_of_the_cache, never_dropped_with_the_table),
     "hugetlb_shared": (never_migrating, never_replaced, never_unshared, never_shared_again),
+    "fault_once": (never_none, never_replaced, never_faulting),
+    "fault_once_smp": (never_none, never_replaced, never_faulting),
+    "fault_beside_window": (never_a_window_beside, never_faulting),
+    "fault_in_storm": (never_none_beside, never_faulting),
+    "memslot_in_storm": (never_two_windows, never_being_deleted, never_without_memslot),
+    "memslot_fault": (never_being_deleted, never_without_memslot, never_faulting),
+    "memslot_beside_storm": (never_none_beside, never_being_deleted, never_faulting),
+    "cache_once": (never_none, never_cached),
+    "cache_beside_window": (never_a_window_beside, never_refreshing),
+    "cache_in_storm": (never_none_beside, never_cached),
     "dirty_log": MIGRATES,
     "dirty_log_neighbour": MIGRATES,
     "aging": (never_none, never_replaced, never_aged),

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from mmuwitness.explore.programs import fold_scenario
+from mmuwitness.explore.programs import Folding, fold_scenario
 from mmuwitness.model.era import Era
 from mmuwitness.model.scenarios import find_scenario
 from mmuwitness.process.native import NativeProgram, compile_ir
@@ -16,7 +16,7 @@ from tests.process.worlds import Explored, explored, fold_code
 
 @cache
 def shipped(scenario: str, arch: str, claims: bool) -> Program:
-    return fold_scenario(find_scenario(scenario), Era("v6.1"), arch, claims)
+    return fold_scenario(find_scenario(scenario), Era("v6.1"), arch, Folding(claims=claims))
 
 
 @pytest.mark.slow

@@ -67,6 +67,7 @@ class Asked(NamedTuple):
     arch: str
     features: Sequence[str]
     claims: Sequence[str]
+    fair_locks: bool = True
 
 
 def bug_asked(context: typer.Context, name: str, claims: Sequence[str]) -> Asked:
@@ -82,4 +83,5 @@ def bug_asked(context: typer.Context, name: str, claims: Sequence[str]) -> Asked
                 " out"
             )
     era = bug.broken_era
-    return Asked(bug.broken_scenario, era.name, bug.arch, era.changes, claims or [bug.claim])
+    wanted = claims or [bug.claim]
+    return Asked(bug.broken_scenario, era.name, bug.arch, era.changes, wanted, bug.fair_locks)

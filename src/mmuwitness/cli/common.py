@@ -24,6 +24,15 @@ FeatureOption = Annotated[
 VariantOption = Annotated[
     str | None, typer.Option("--variant", help="A Python file that changes the model.")
 ]
+LivenessOption = Annotated[
+    bool, typer.Option("--liveness", help="What has to happen in the end, too.")
+]
+UnfairLocksOption = Annotated[
+    bool, typer.Option("--unfair-locks", help="Who waits for a lock may be overtaken for ever.")
+]
+ReduceOption = Annotated[
+    str, typer.Option("--reduce", help="auto, all, none, or vcpus,pages: explore up to symmetry.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine output.")]
 
 

@@ -13,7 +13,10 @@ from mmuwitness.cli.common import (
     EraOption,
     FeatureOption,
     JsonOption,
+    LivenessOption,
+    ReduceOption,
     Reporter,
+    UnfairLocksOption,
     VariantOption,
     kernel,
     say,
@@ -105,9 +108,12 @@ def check(
     arch: ArchOption = "x86-tdp",
     claim: Annotated[list[str] | None, typer.Option("--claim", help="Only this claim.")] = None,
     feature: FeatureOption = None,
+    liveness: LivenessOption = False,
+    unfair_locks: UnfairLocksOption = False,
     steps: Annotated[
         str, typer.Option("--steps", help="merged, or every: each shared access is a step.")
     ] = "merged",
+    reduce: ReduceOption = "auto",
     threads: Annotated[
         int, typer.Option("--threads", min=0, max=62, help="0: as many as processors.")
     ] = 0,
@@ -130,6 +136,8 @@ def check(
     if variant is not None and bug is None:
         if junit is not None:
             raise typer.BadParameter("--junit is for one scenario of the model, not for --variant")
+        if reduce != "auto":
+            raise typer.BadParameter("--reduce is for scenarios of the model, not for --variant")
         how = (era, arch, claim, feature, steps, threads, memory)
         raise typer.Exit(check_variant(variant, scenario, *how, as_json))
     if bug is not None:
@@ -148,7 +156,10 @@ def check(
             arch=asked.arch,
             claims=asked.claims,
             features=asked.features,
+            liveness=liveness,
+            fair_locks=asked.fair_locks and not unfair_locks,
             steps=steps,
+            reduce=reduce,
             threads=threads,
             memory_mib=memory,
             progress=reporter.search,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmuwitness.explore.explorer import Exploration, explore
+from mmuwitness.explore.programs import Folding
 from mmuwitness.explore.search import Progress
 from mmuwitness.model.bugs.bug import Bug
 from mmuwitness.model.era import Era
@@ -49,8 +50,18 @@ class Hunt:
 def hunt(bug: Bug, *, threads: int = 1, progress: Callable[[Progress], None] | None = None) -> Hunt:
     """Explore a bug's scenario with the bug, and with its fix."""
 
+    how = Folding(liveness=bug.violates.kind == "eventually")
+
     def explored(scenario: Scenario, era: Era) -> Exploration:
-        return explore(scenario, era, bug.arch, threads=threads, progress=progress)
+        return explore(
+            scenario,
+            era,
+            bug.arch,
+            folding=how,
+            fair_locks=bug.fair_locks,
+            threads=threads,
+            progress=progress,
+        )
 
     began = time.monotonic()
     broken = explored(bug.broken_scenario, bug.broken_era)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +18,16 @@ import llvmlite.binding as llvm
 from mmuwitness.process.disk_cache import cached
 from mmuwitness.process.native import Library, compile_alone, machine_key
 
-_SOURCES = (
-    "core_cache.py",
-    "search_memory.py",
-    "search_words.py",
-    "search_table.py",
-    "search_core.py",
-)
-_ENTRIES = {"run": 1, "enter": 2, "deal": 4}  # i64 arguments after (worker, width)
+SEARCH, LASSO = "search_core", "lasso_core"
+_SHARED = ("core_cache.py", "search_memory.py", "search_words.py", "search_table.py")
+_SOURCES = {
+    SEARCH: (*_SHARED, "search_core.py"),
+    LASSO: (*_SHARED, "lasso_memory.py", "lasso_core.py"),
+}
+_ENTRIES = {  # i64 arguments after (address, width)
+    SEARCH: {"run": 1, "enter": 2, "deal": 4},
+    LASSO: {"note": 2, "connect": 2, "components": 0},
+}
 
 
 class Core:
@@ -36,28 +39,57 @@ class Core:
     run: Callable[[int, int], int]
     enter: Callable[[int, int, int], int]
     deal: Callable[[int, int, int, int, int], int]
+    library: Library
 
     def __init__(self, library: Library) -> None:
-        self.library = library  # held, because the functions are in it
-        for name, more in _ENTRIES.items():
-            prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * (more + 1))
-            setattr(self, name, prototype(library.address(name)))
+        bind(self, SEARCH, library)
+
+
+class LassoCore:
+    """The loops of lasso_core for one number of state words."""
+
+    note: Callable[[int, int, int], int]
+    connect: Callable[[int, int, int], int]
+    components: Callable[[int], int]
+    library: Library
+
+    def __init__(self, library: Library) -> None:
+        bind(self, LASSO, library)
+
+
+def bind(core: Core | LassoCore, module: str, library: Library) -> None:
+    """Give it the entries of a module as methods, and the library that they are in."""
+    core.library = library
+    for name, more in _ENTRIES[module].items():
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * (more + 1))
+        setattr(core, name, prototype(library.address(name)))
 
 
 @functools.cache
 def search_core(width: int) -> Core:
     """The search loop for states of `width` words, from the cache or freshly compiled."""
+    return Core(_library(SEARCH, width))
+
+
+@functools.cache
+def lasso_core(width: int) -> LassoCore:
+    """The loops that look for lassos, likewise."""
+    return LassoCore(_library(LASSO, width))
+
+
+def _library(module: str, width: int) -> Library:
     here = Path(__file__).parent
-    key = (*((here / name).read_text() for name in _SOURCES), *machine_key())
-    code = cached(f"core-w{width}", (*key, str(width)), lambda: _specialized(key, width))
-    return Core(Library(code))
+    key = (*((here / name).read_text() for name in _SOURCES[module]), *machine_key())
+    name = f"{module.removeprefix('search_')}-w{width}"
+    code = cached(name, (*key, str(width)), lambda: _specialized(module, key, width))
+    return Library(code)
 
 
-def _specialized(key: tuple[str, ...], width: int) -> bytes:
+def _specialized(module: str, key: tuple[str, ...], width: int) -> bytes:
     """Object code of the loop with the number of words a constant, so that loops over the words
     of a state unroll."""
-    text = cached("core", key, _compiled).decode()
-    for name, more in _ENTRIES.items():
+    text = cached(module.removeprefix("search_"), key, lambda: _compiled(module)).decode()
+    for name, more in _ENTRIES[module].items():
         inputs = [f"i64 %a{number}" for number in range(more)]
         text += (
             f"\ndefine i64 @{name}({', '.join(['i64 %worker', *inputs])}) {{\n"
@@ -66,13 +98,13 @@ def _specialized(key: tuple[str, ...], width: int) -> bytes:
             f"{', '.join(['i64 %worker', f'i64 {width}', *inputs])})\n"
             "  %value = load i64, ptr %result\n  ret i64 %value\n}\n"
         )
-    module = llvm.parse_assembly(text)
-    module.verify()
-    return compile_alone(module, _ENTRIES)
+    parsed = llvm.parse_assembly(text)
+    parsed.verify()
+    return compile_alone(parsed, _ENTRIES[module])
 
 
-def _compiled() -> bytes:
-    """LLVM text of the loop, from numba."""
-    from mmuwitness.explore import search_core as source
-
-    return source.emit().encode()
+def _compiled(module: str) -> bytes:
+    """LLVM text of the loops, from numba."""
+    source = importlib.import_module(f"mmuwitness.explore.{module}")
+    text: str = source.emit()
+    return text.encode()

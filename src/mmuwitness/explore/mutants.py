@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import FunctionType
 
 from mmuwitness.explore.explorer import Exploration, explore
-from mmuwitness.explore.programs import MERGED, fold_scenario
+from mmuwitness.explore.programs import fold_scenario
 from mmuwitness.explore.search import StopWhen, search
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.functions import functions
@@ -15,7 +15,7 @@ from mmuwitness.model.scenarios import SCENARIOS
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.errors import ProcessError
 from mmuwitness.process.language import qualified_name
-from mmuwitness.process.mutate import Mutation, ghost_fields, mutations
+from mmuwitness.process.mutate import Mutation, mutations, not_of_a_kernel
 from mmuwitness.process.native import NativeProgram, compile_ir
 
 MEMORY_LIMIT_BYTES = 1 << 30
@@ -61,7 +61,7 @@ def judge(mutation: Mutation, where: Place) -> Judgement:
     scenario = replace(where.scenario, name=f"{where.scenario.name}~", overrides=overrides)
     before = where.unchanged
     try:
-        program = fold_scenario(scenario, where.era, where.arch, MERGED.claims)
+        program = fold_scenario(scenario, where.era, where.arch)
     except (ProcessError, ValueError) as error:
         return Judgement(where, f"refused: {str(error).splitlines()[0]}")
     if program.digest == before.compiled.digest:
@@ -136,7 +136,7 @@ def judge_function(
             f"no scenario runs {name}() on {arch}, {era}: name another --arch or --era"
         )
     found = []
-    changes = mutations(function, ghost_fields())
+    changes = mutations(function, not_of_a_kernel())
     for number, mutation in enumerate(changes):
         if progress:
             progress(number, len(changes))

@@ -16,12 +16,16 @@ from functools import cache, partial
 from pathlib import Path
 
 from mmuwitness.model.bugs.bug import known_scenario
-from mmuwitness.model.era import Era
-from mmuwitness.model.host import find_arch
+from mmuwitness.model.era import Era, UnknownName
+from mmuwitness.model.host import Host, find_arch
+from mmuwitness.model.scenarios import LARGE
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.disk_cache import cache_directory, cached, write_whole
 from mmuwitness.process.native import compile_ir, machine_key
 from mmuwitness.process.program import Program, fold
+
+LockPoints = list[int]
+"""Where a process stands at a lock: word, shift and mask of its pc in a state, then the pcs."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Compiled:
     fields: list[str]
     errors: list[str]
     functions: list[str]
+    reduced: list[str]
+    lock_points: list[LockPoints]
 
 
 @cache
@@ -56,14 +62,39 @@ class Folding:
     """How a scenario is folded and compiled.
 
     claims: with its claims, or for its marks only.  every: each shared access is a step.
-    thorough: slower to compile, twice as fast to run."""
+    thorough: slower to compile, twice as fast to run.
+    reduce: what is explored up to symmetry, where that is shown.
+    any_page_first: any free page may be handed out, not the lowest only; so it is where pages are
+    reduced, since which one is the lowest has no meaning there.
+    liveness: with its `eventually` claims, too; not where anything is reduced."""
 
     claims: bool = True
     every: bool = False
     thorough: bool = False
+    reduce: tuple[str, ...] = ()
+    any_page_first: bool = False
+    liveness: bool = False
 
 
 MERGED = Folding()
+VCPUS, PAGES = "vcpus", "pages"
+REDUCTIONS = (VCPUS, PAGES)
+
+
+def reductions_of(scenario: Scenario, asked: str) -> tuple[str, ...]:
+    """What "auto", "all", "none" or names with commas between them ask for; UnknownName.
+
+    "auto": all where it pays.  To show that things are interchangeable takes seconds; most
+    scenarios are explored in less."""
+    if asked == "auto":
+        return REDUCTIONS if scenario.name in LARGE else ()
+    if asked in ("all", "none"):
+        return REDUCTIONS if asked == "all" else ()
+    names = asked.split(",")
+    for name in names:
+        if name not in REDUCTIONS:
+            raise UnknownName("reduction", name, ["auto", "all", "none", *REDUCTIONS])
+    return tuple(name for name in REDUCTIONS if name in names)
 
 
 def index_path(scenario: Scenario, arch: str, how: Folding) -> Path:
@@ -92,11 +123,19 @@ def add_to_index(path: Path, made: Compiled) -> None:
         write_whole(path, content.encode())
 
 
-def fold_scenario(
-    scenario: Scenario, era: Era, arch: str, claims: bool = True, every: bool = False
-) -> Program:
+def fold_scenario(scenario: Scenario, era: Era, arch: str, how: Folding = MERGED) -> Program:
     """The folded program of a scenario, for those who need its text: replay, timelines."""
-    return fold(scenario.host(era, find_arch(arch), claims), every)
+    program = fold(folded_host(scenario, era, arch, how), how.every, reduce=how.reduce)
+    if PAGES in how.reduce and PAGES not in program.reduced:
+        others = tuple(name for name in how.reduce if name != PAGES)
+        return fold_scenario(scenario, era, arch, replace(how, reduce=others))
+    return program
+
+
+def folded_host(scenario: Scenario, era: Era, arch: str, how: Folding) -> Host:
+    """A fresh host, with the claims that a program folded so has."""
+    any_page_first = how.any_page_first or PAGES in how.reduce
+    return scenario.host(era, find_arch(arch), how.claims, any_page_first, how.liveness)
 
 
 def compiled_program(
@@ -105,12 +144,14 @@ def compiled_program(
     """The program of a scenario on a kernel and its object code, from the cache if it is there."""
     path = index_path(scenario, arch, how) if is_shipped(scenario) else None
     kernel_arch = find_arch(arch).kernel_arch
-    folded = partial(fold_scenario, scenario, era, arch, how.claims, how.every)
+    folded = partial(fold_scenario, scenario, era, arch, how)
     for entry in read_index(path) if path else ():
         if all(era.has(name, kernel_arch) == value for name, value in entry.features.items()):
             return entry, object_code(entry.digest, how, lambda: folded().lowered.text)
     program = folded()
     made = describe(program)
+    if made.reduced:
+        cached("text", (sources_digest(), made.digest), program.lowered.text.encode)
     code = object_code(made.digest, how, lambda: program.lowered.text)
     if path:
         add_to_index(path, made)
@@ -123,8 +164,12 @@ def thorough_code(
     """Code that does what that of `compiled_program` does, and took longer to make."""
 
     def text() -> str:
-        return fold_scenario(scenario, era, arch, how.claims, how.every).lowered.text
+        return fold_scenario(scenario, era, arch, how).lowered.text
 
+    if compiled.reduced:  # which takes long to find out, so its text is kept
+        key = (sources_digest(), compiled.digest)
+        kept = cached("text", key, lambda: text().encode()).decode()
+        return object_code(compiled.digest, replace(how, thorough=True), lambda: kept)
     return object_code(compiled.digest, replace(how, thorough=True), text)
 
 
@@ -155,4 +200,13 @@ def describe(program: Program) -> Compiled:
         ),
         [f"{site.where}: {site.message}" for site in program.lowered.errors],
         sorted(program.functions),
+        program.reduced,
+        [lock_points(program, pid) for pid in range(len(program.steps))],
     )
+
+
+def lock_points(program: Program, pid: int) -> LockPoints:
+    """Where a process stands at a lock."""
+    slot = program.layout.frames[pid].pc
+    at_lock = (b.pc for b in program.steps[pid].boundaries if b.op and b.op.code == "acquire")
+    return [slot.word, slot.shift, slot.mask, *at_lock]

@@ -114,6 +114,7 @@ class ReplayProcess:
         self.pc = 0
         self.choices = 0
         self.waits_for = 0
+        self.waits_at: LockState | None = None
         self.spinning = self.non_blocking = 0  # locks that spin, and regions: it must not sleep
         spec = replay.host.processes[pid]
         self.declared = self.steps.process.declared
@@ -130,7 +131,7 @@ class ReplayProcess:
 
     def run(self, send: int | None) -> bool:
         """Go on to the next boundary; False if the step is disabled (nothing has changed)."""
-        self.waits_for = 0
+        self.waits_for, self.waits_at = 0, None
         self.twins.current = self
         try:
             value = self.generator.send(send)
@@ -237,6 +238,7 @@ class ReplayProcess:
             self.waits_for = owner | readers
             if not self.waits_for:
                 break
+            self.waits_at = lock
             yield BLOCKED
         if mode == "w":
             lock.owner = self.pid

@@ -83,6 +83,11 @@ class SearchResult:
             at = self._parts[part].parent(local)
         return states[::-1]
 
+    def packed(self) -> memoryview:
+        """The words of all states, in order of depth, of a search that one thread made."""
+        (part,) = self._parts
+        return part.states.words("Q")[: part.worker.count * part.width]
+
     def indices(self) -> Iterator[int]:
         """The indices of all states found."""
         for number, part in enumerate(self._parts):

@@ -31,8 +31,7 @@ consumed.
 
 from __future__ import annotations
 
-import llvmlite.binding as llvm
-from numba import config, int64, njit
+from numba import int64, njit
 
 from mmuwitness.explore.search_memory import (
     BATCH_COUNTS,
@@ -41,7 +40,15 @@ from mmuwitness.explore.search_memory import (
     Status,
     offsets,
 )
-from mmuwitness.explore.search_table import NATIVE, absorb, deal, enter, hash_of, part_of
+from mmuwitness.explore.search_table import (
+    NATIVE,
+    absorb,
+    deal,
+    emit_loops,
+    enter,
+    hash_of,
+    part_of,
+)
 from mmuwitness.explore.search_words import (
     call_model,
     drop_lowest_bit,
@@ -316,16 +323,5 @@ def run(worker, width, budget):
 
 
 def emit() -> str:
-    """Compile the entries to the text of one LLVM module, in which they are called loop_NAME and
-    follow numba's calling convention: i32 status (result pointer, exception pointer, i64 ...)."""
-    if config.DISABLE_JIT:
-        raise RuntimeError("the search loop has to be compiled once: unset NUMBA_DISABLE_JIT")
-    module = llvm.parse_assembly("")
-    for function, arguments in ((run, 3), (enter, 4), (deal, 6)):
-        signature = (int64,) * arguments
-        function.compile(signature)
-        mangled = function.overloads[signature].fndesc.llvm_func_name
-        compiled = llvm.parse_assembly(function.inspect_llvm(signature))
-        compiled.get_function(mangled).name = f"loop_{function.__name__}"
-        module.link_in(compiled)
-    return str(module)
+    """The entries as LLVM text."""
+    return emit_loops(((run, 3), (enter, 4), (deal, 6)))

@@ -11,7 +11,8 @@ search ends.
 
 from __future__ import annotations
 
-from numba import int64, njit
+import llvmlite.binding as llvm
+from numba import config, int64, njit
 
 from mmuwitness.explore.search_memory import (
     BLOCK,
@@ -212,3 +213,20 @@ def deal(worker, width, first, end, workers, renamed):
         store_half(renamed + 4 * state, local * parts + owner)
         store(target + COUNT, local + 1)
     return end
+
+
+def emit_loops(entries) -> str:
+    """Compile functions of (address, width, ...) to the text of one LLVM module, in which they are
+    called loop_NAME and follow numba's calling convention: i32 status (result pointer, exception
+    pointer, i64 ...).  entries: each with its number of arguments."""
+    if config.DISABLE_JIT:
+        raise RuntimeError("these loops have to be compiled once: unset NUMBA_DISABLE_JIT")
+    module = llvm.parse_assembly("")
+    for function, arguments in entries:
+        signature = (int64,) * arguments
+        function.compile(signature)
+        mangled = function.overloads[signature].fndesc.llvm_func_name
+        compiled = llvm.parse_assembly(function.inspect_llvm(signature))
+        compiled.get_function(mangled).name = f"loop_{function.__name__}"
+        module.link_in(compiled)
+    return str(module)

@@ -403,6 +403,10 @@ class World:
     def instances(self, struct: str) -> list[Any]:
         return self._instances[struct]
 
+    def structs(self) -> Iterator[tuple[str, list[Any]]]:
+        """Every struct by name with its instances, in declaration order."""
+        yield from self._instances.items()
+
     def fields(self) -> Iterator[tuple[Field, list[Any]]]:
         """Every field of every struct with the instances that have it, in declaration order."""
         for made in self._instances.values():

@@ -6,7 +6,7 @@ that a bump can clear those of every process) and the live locals, packed anew f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from mmuwitness.model.state import Field, Lock, LockState, Sequence, Snapshot, World
@@ -82,9 +82,16 @@ class Layout:
                 yield declared, self.elements[declared.key]
 
 
-def make_layout(world: World, steps: list[Steps], kept: set[str], shared_locks: set[str]) -> Layout:
+def make_layout(
+    world: World,
+    steps: list[Steps],
+    kept: set[str],
+    shared_locks: set[str],
+    movable: Collection[int] = (),
+) -> Layout:
     """kept: keys of the fields that the program writes or locks; the others are constants.
-    shared_locks: keys of the locks that somebody takes for reading."""
+    shared_locks: keys of the locks that somebody takes for reading.  movable: processes that may
+    change places, so their frames are laid out alike."""
     layout, cursor = Layout(world), Cursor()
     processes = len(steps)
     for declared, instances in world.fields():
@@ -100,7 +107,12 @@ def make_layout(world: World, steps: list[Steps], kept: set[str], shared_locks: 
             continue
         width = declared.kind.width(world.sizes)
         layout.elements[declared.key] = take_array(cursor, count, width, declared.kind.lo)
-    for each in steps:
+    for pid, each in enumerate(steps):
+        if pid in movable:
+            whole = Cursor()
+            frame_layout(world, each, whole)
+            if cursor.bit % WORD + whole.bit > WORD:
+                cursor.bit += -cursor.bit % WORD
         layout.frames.append(frame_layout(world, each, cursor))
     layout.words = max(1, -(-cursor.bit // WORD))
     return layout

@@ -12,17 +12,21 @@ import linecache
 import types
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+from mmuwitness.model.sizes import Sizes
 from mmuwitness.model.state import Struct
 from mmuwitness.process.language import qualified_name, source_of
 
 LOCKS = {"spin_lock", "read_lock", "write_lock"}
 MARKS = {"trace", "cover", "warn_on", "bug_on"}
 """Primitives that do nothing to the host."""
+
+WIRED = {"gmem", "gpc_list", "interval_sub", "last_memslot", "nr_first_pages"}
+"""Further constants: what a host has, or None or nothing."""
 
 OBSERVER = "observe_"
 """Begins the names of functions that look at what the kernel did."""
@@ -130,10 +134,10 @@ def apply(lines: list[str], edit: Edit) -> None:
     lines[line - 1 : end] = made
 
 
-def mutations(function: types.FunctionType, ghosts: Collection[str] = ()) -> list[Mutation]:
-    """Every mutation of a function, in the order of its lines.  ghosts: fields that no kernel
-    has, which are left alone."""
-    found = sorted(Mutator(function, ghosts).all(), key=lambda each: each.line)
+def mutations(function: types.FunctionType, alone: Collection[str] = ()) -> list[Mutation]:
+    """Every mutation of a function, in the order of its lines.  alone: names of fields and wired
+    constants that no kernel has: what stores them or asks for them is left alone."""
+    found = sorted(Mutator(function, alone).all(), key=lambda each: each.line)
     seen: Counter[str] = Counter()
     for number, each in enumerate(found):
         seen[each.change] += 1
@@ -144,8 +148,8 @@ def mutations(function: types.FunctionType, ghosts: Collection[str] = ()) -> lis
 class Mutator:
     """Finds the places of one function where a mutation can be made."""
 
-    def __init__(self, function: types.FunctionType, ghosts: Collection[str]) -> None:
-        self.function, self.ghosts = function, ghosts
+    def __init__(self, function: types.FunctionType, alone: Collection[str]) -> None:
+        self.function, self.alone = function, set(alone)
         self.tree = source_of(function).tree
         self.lines = file_lines(function.__code__.co_filename)
 
@@ -158,7 +162,12 @@ class Mutator:
                 yield from self.checks(node)
             elif isinstance(node, ast.Compare) and node not in skipped:
                 yield self.compared(node)
-            elif isinstance(node, ast.BoolOp) and len(node.values) == 2:
+            elif (
+                isinstance(node, ast.BoolOp)
+                and len(node.values) == 2
+                and not self.left_alone(node)
+                and not only_features(node)
+            ):
                 yield self.joined(node)
             elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
                 yield from self.ranges(node)
@@ -215,7 +224,7 @@ class Mutator:
 
     def checks(self, node: ast.If) -> Iterator[Mutation]:
         """A question about the kernel is none about its state: that is `--needed FEATURE`."""
-        if not only_features(node.test):
+        if not only_features(node.test) and not self.left_alone(node.test):
             for now in ("False", "True"):
                 yield self.replaced("check", node.test, now)
 
@@ -263,6 +272,10 @@ class Mutator:
                     Edit(self.at(second), self.end(second), texts[0]),
                 )
 
+    def left_alone(self, node: ast.AST) -> bool:
+        named = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+        return bool(named & self.alone)
+
     def acts(self, node: ast.stmt) -> bool:
         """It changes the host, or may."""
         if isinstance(node, ast.Expr):
@@ -272,8 +285,8 @@ class Mutator:
         if isinstance(node, ast.Assign | ast.AugAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             stored = [t.value if isinstance(t, ast.Subscript) else t for t in targets]
-            fields = [t.attr for t in stored if isinstance(t, ast.Attribute)]
-            return bool(fields) and not set(fields) <= set(self.ghosts)
+            names = {t.attr for t in stored if isinstance(t, ast.Attribute)}
+            return bool(names) and not names <= self.alone
         return False
 
 
@@ -312,8 +325,9 @@ def depend(first: ast.stmt, second: ast.stmt) -> bool:
     return bool(stored & used)
 
 
-def ghost_fields() -> frozenset[str]:
-    """The fields that claims keep their books in."""
-    return frozenset(
-        name for cls in Struct.__subclasses__() for name, field in cls.fields.items() if field.ghost
-    )
+def not_of_a_kernel() -> frozenset[str]:
+    """The fields that claims keep their books in, and the constants that a scenario chooses."""
+    ghosts = {
+        name for cls in Struct.__subclasses__() for name, each in cls.fields.items() if each.ghost
+    }
+    return frozenset(ghosts | {each.name for each in fields(Sizes)} | WIRED)

@@ -93,13 +93,26 @@ def compile_alone(module: llvm.ModuleRef, entries: Collection[str]) -> bytes:
 
 
 class NativeProgram:
-    """Loaded object code: `address` of the successors function, and `call` for one state."""
+    """Loaded object code: `address` of the function that a search calls, and `call` for the
+    successors of one state.  reduced: the search sees one state for all that are alike."""
 
-    def __init__(self, code: bytes) -> None:
+    def __init__(self, code: bytes, reduced: bool = False) -> None:
         self.library = Library(code)
-        self.address = self.library.address("successors")
+        self.address = self.library.address("reduced" if reduced else "successors")
         word = ctypes.POINTER(ctypes.c_int64)
-        self.function = ctypes.CFUNCTYPE(ctypes.c_int64, word, word, word, word)(self.address)
+        successors = self.library.address("successors")
+        self.function = ctypes.CFUNCTYPE(ctypes.c_int64, word, word, word, word)(successors)
+        self.sort = None
+        if reduced:
+            self.sort = ctypes.CFUNCTYPE(None, word)(self.library.address("canonical"))
+
+    def canonical(self, state: tuple[int, ...]) -> tuple[int, ...]:
+        """The state that stands for all that are like this one."""
+        if self.sort is None:
+            return state
+        words = (ctypes.c_int64 * len(state))(*(signed(w) for w in state))
+        self.sort(words)
+        return tuple(w & (1 << 64) - 1 for w in words)
 
     def call(
         self, state: tuple[int, ...], most: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from mmuwitness.model.state import Sequence as SequenceKind
 from mmuwitness.model.state import World
 from mmuwitness.process import operators
+from mmuwitness.process.canonical import fits, lower_canonical
 from mmuwitness.process.cfg import Builder
 from mmuwitness.process.errors import ProcessError
 from mmuwitness.process.ghosts import drop_ghosts, refuse_use
@@ -31,6 +32,7 @@ from mmuwitness.process.steps import (
     locks_held,
 )
 from mmuwitness.process.successors import FoldedClaim, lower_program
+from mmuwitness.process.symmetry import candidates, find_symmetry
 from mmuwitness.process.values import Const
 
 
@@ -55,6 +57,7 @@ class Program:
     lowered: Lowered
     claims: list[str]
     functions: frozenset[str]
+    reduced: list[str]
     unguarded: list[str] = field(default_factory=list)
     predicates: list[FoldedClaim] = field(default_factory=list)
 
@@ -77,11 +80,15 @@ class Program:
         return None if pc == self.steps[pid].done else self.steps[pid].boundaries[pc]
 
 
-def fold(host: HostSpec, every: bool = False, lines: bool = False) -> Program:
+def fold(
+    host: HostSpec, every: bool = False, lines: bool = False, reduce: Collection[str] = ()
+) -> Program:
     """Fold every process and claim of a host; see `find_steps` for `every`, `lower_program` for
-    `lines`."""
+    `lines`.
+
+    reduce: what to take as interchangeable where it is: kindred by name."""
     with uncollected():
-        return fold_host(host, every, lines)
+        return fold_host(host, every, lines, reduce)
 
 
 @contextmanager
@@ -96,7 +103,7 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def fold_host(host: HostSpec, every: bool, lines: bool) -> Program:
+def fold_host(host: HostSpec, every: bool, lines: bool, reduce: Collection[str]) -> Program:
     builders, processes = [], []
     for pid, spec in enumerate(host.processes):
         builder = Builder(host.world, host.has_feature, host.overrides)
@@ -125,14 +132,22 @@ def fold_host(host: HostSpec, every: bool, lines: bool) -> Program:
     free = never_waited_for(processes, needed)
     steps = find_steps(processes, free, observers, every)
     kept = written(processes) - free
-    layout = make_layout(host.world, steps, kept, read_locked(processes))
+    asked = [each for each in candidates(host) if each.name in reduce]
+    movable = [pid for each in asked for pid in each.processes]
+    layout = make_layout(host.world, steps, kept, read_locked(processes), movable)
+    lowered = lower_program(layout, steps, claims, lines)
+    fitting = [each for each in asked if fits(layout, each)]
+    kindred = find_symmetry(host, layout, steps, claims, fitting)
+    if kindred:
+        lowered.text += "\n\n" + lower_canonical(layout, steps, kindred)
     return Program(
         host,
         steps,
         layout,
-        lower_program(layout, steps, claims, lines),
+        lowered,
         [c.name for c in host.claims],
         frozenset().union(*(b.functions for b in builders)),
+        [each.name for each in kindred],
         unguarded_writes(processes),
         claims,
     )

@@ -20,6 +20,11 @@ WHY = {
     "error": "the model itself went wrong",
 }
 
+FAIR = "Liveness: in every fair run.  Who can go on, from some time on, does go on; "
+FAIR_LOCKS = {
+    True: "who waits for a lock that is free again and again gets it.",
+    False: "who waits for a lock may be overtaken for ever.",
+}
 
 CAUTION = (
     "This is a result about the model of {arch} on {era}, not about a machine.  If you find that a "
@@ -32,7 +37,7 @@ def exit_code(found: Exploration, claims: Sequence[Claim]) -> int:
     verdicts = {found.verdict_of(claim) for claim in claims}
     if "violated" in verdicts or found.result.deadlock is not None:
         return VIOLATED
-    return HOLDS if found.complete else INCONCLUSIVE
+    return HOLDS if found.complete and not found.no_lassos else INCONCLUSIVE
 
 
 def check_text(found: Exploration, claims: Sequence[Claim]) -> str:
@@ -66,7 +71,7 @@ def headline(found: Exploration, claims: Sequence[Claim]) -> str:
     )
     if problems:
         return "\n".join(wrap(f"{where}: {'; '.join(problems)}", "", 92))
-    if not found.complete:
+    if not found.complete or found.no_lassos:
         return f"{where}: INCONCLUSIVE"
     asked = any(claim.kind != "sometimes" for claim in claims)
     return f"{where}: {'every claim holds' if asked else 'explored'}"
@@ -74,7 +79,8 @@ def headline(found: Exploration, claims: Sequence[Claim]) -> str:
 
 def bounds(found: Exploration) -> list[str]:
     result = found.result
-    size = f"{result.states:,} states, {result.edges:,} steps, depth {result.depth}"
+    alike = f" up to symmetry of {' and '.join(found.symmetric)}" if found.symmetric else ""
+    size = f"{result.states:,} states{alike}, {result.edges:,} steps, depth {result.depth}"
     rate = f"{result.states / max(result.seconds, 1e-9) / 1e6:.1f} M states/s"
     if found.complete:
         text = f"Complete: {found.scenario.bounds}; {size} ({rate})."
@@ -83,7 +89,12 @@ def bounds(found: Exploration) -> list[str]:
         text = f"NOT COMPLETE ({why}): {found.scenario.bounds}; {size} so far ({rate})."
         if result.error is not None:
             text += f"  {found.compiled.errors[result.error.site - 1]}"
-    return [*wrap(text, ""), "Sequentially consistent; every interleaving of the steps above."]
+    lines = [*wrap(text, ""), "Sequentially consistent; every interleaving of the steps above."]
+    if found.no_lassos:
+        lines += wrap(f"Liveness was not decided: {found.no_lassos}.", "")
+    elif found.folding.liveness:
+        lines += wrap(FAIR + FAIR_LOCKS[found.fair_locks], "")
+    return lines
 
 
 def discoveries(found: Exploration, claims: Sequence[Claim]) -> list[tuple[str, Schedule]]:
@@ -106,6 +117,12 @@ def discoveries(found: Exploration, claims: Sequence[Claim]) -> list[tuple[str, 
     return [("\n".join(line for t in texts for line in wrap(t, "")), s) for texts, s in ordered]
 
 
+def fairness(found: Exploration) -> str | None:
+    if not found.folding.liveness:
+        return None
+    return "weak, and locks are fair" if found.fair_locks else "weak"
+
+
 def check_json(found: Exploration, claims: Sequence[Claim]) -> dict[str, Any]:
     result = found.result
     return {
@@ -115,9 +132,11 @@ def check_json(found: Exploration, claims: Sequence[Claim]) -> dict[str, Any]:
         "arch": found.arch,
         "bounds": found.scenario.bounds,
         "memory_order": "sequentially consistent",
+        "fairness": fairness(found),
         "complete": found.complete,
         "stopped": result.stopped,
         "states": result.states,
+        "symmetric": found.symmetric,
         "edges": result.edges,
         "depth": result.depth,
         "deadlock": result.deadlock is not None,

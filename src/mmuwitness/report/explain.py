@@ -6,14 +6,14 @@ import inspect
 from collections.abc import Iterable
 
 from mmuwitness.model.bugs.bug import Bug, corpus
-from mmuwitness.model.claims import CLAIMS, Claim
+from mmuwitness.model.claims import CLAIMS, EVENTUALLY, Claim
 from mmuwitness.model.era import Era, UnknownName, rows_of
 from mmuwitness.model.features import FEATURES
 from mmuwitness.model.features.feature import Feature
 from mmuwitness.model.functions import functions
 from mmuwitness.model.host import ARCHES
 from mmuwitness.model.releases import RELEASES
-from mmuwitness.model.scenarios import SCENARIOS
+from mmuwitness.model.scenarios import LARGE, SCENARIOS
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.marks import marks
 from mmuwitness.report.text import wrap
@@ -24,9 +24,11 @@ KINDS = ("scenarios", "claims", "arches", "eras", "features", "functions", "mark
 def list_text(kind: str) -> str:
     """One line for each thing of a kind; UnknownName lists the kinds."""
     if kind == "scenarios":
-        return table((s.name, first_sentence(s.text)) for s in SCENARIOS.values())
+        return table(
+            (s.name, first_sentence(s.text)) for s in (*SCENARIOS.values(), *LARGE.values())
+        )
     if kind == "claims":
-        return table((f"{c.name}", f"{c.number or c.kind}: {c.text}") for c in CLAIMS.values())
+        return table((f"{c.name}", f"{c.number or c.kind}: {c.text}") for c in all_claims())
     if kind == "arches":
         return table((a.name, first_sentence(type(a).__doc__ or "")) for a in ARCHES.values())
     if kind == "eras":
@@ -81,12 +83,25 @@ def explain_text(name: str) -> str:
     ):
         if described:
             return described
-    known = [*SCENARIOS, *CLAIMS, *ARCHES, *{row.name for row in FEATURES}, *functions(), *corpus()]
+    known = [
+        *SCENARIOS,
+        *LARGE,
+        *CLAIMS,
+        *EVENTUALLY,
+        *ARCHES,
+        *{row.name for row in FEATURES},
+        *functions(),
+        *corpus(),
+    ]
     raise UnknownName("name", name, known, "see `mmuwitness list KIND`")
 
 
+def all_claims() -> list[Claim]:
+    return [*CLAIMS.values(), *EVENTUALLY.values()]
+
+
 def explain_scenario(name: str) -> str:
-    scenario: Scenario | None = SCENARIOS.get(name)
+    scenario: Scenario | None = SCENARIOS.get(name) or LARGE.get(name)
     if scenario is None:
         return ""
     lines = [
@@ -98,7 +113,7 @@ def explain_scenario(name: str) -> str:
 
 
 def explain_claim(name: str) -> str:
-    claims = [c for c in CLAIMS.values() if name in (c.name, c.number)]
+    claims = [c for c in all_claims() if name in (c.name, c.number)]
     if not claims:
         return ""
     claim: Claim = claims[0]

@@ -40,13 +40,16 @@ def show_change(change: Change) -> str:
     return f"{change.name}: {show_value(change.old)} -> {show_value(change.new)}"
 
 
-def lanes(steps: Sequence[PathStep], names: Sequence[str]) -> list[str]:
-    """The lines of a timeline; names: of the processes, in order, one lane each."""
+def lanes(steps: Sequence[PathStep], names: Sequence[str], loop: int = 0) -> list[str]:
+    """The lines of a timeline; names: of the processes, in order, one lane each; loop: how many of
+    the last steps are repeated for ever."""
     width = max(len(n) for n in names) + 1
     head = "step  " + "".join(n.ljust(width) for n in names) + "function, where, effect"
     margin = 6 + width * len(names)
     lines = [head, "-" * min(WIDTH, max(len(head), margin + 40))]
-    for step in steps:
+    for position, step in enumerate(steps):
+        if loop and position == len(steps) - loop:
+            lines.append("--- from here on, again and again ".ljust(len(lines[1]), "-"))
         marks = ["|" if i != step.pid else "*" for i in range(len(names))]
         lane = "".join(m.ljust(width) for m in marks)
         lines.append(f"{step.number:4}  {lane}{step.where.function}()  {step_place(step)}".rstrip())

@@ -140,7 +140,9 @@ inline kvm_mmu_invalidate_end() {
 #else
 #define flush_vcpu(vcpu) tlb[vcpu] = 0
 #endif
-#if NVCPU == 2
+#if NVCPU == 3
+#define flush_remote_tlbs flush_vcpu(0); flush_vcpu(1); flush_vcpu(2)
+#elif NVCPU == 2
 #define flush_remote_tlbs flush_vcpu(0); flush_vcpu(1)
 #else
 #define flush_remote_tlbs flush_vcpu(0)
@@ -213,7 +215,10 @@ inline guest_access(vcpu, gfn, write) {
 #define all_gfns(p) (p(0))
 #define all_entries(p, array, first) (p(array[first], 0))
 #endif
-#if NVCPU == 2
+#if NVCPU == 3
+#define all_tlbs(p) (all_entries(p, tlb, 0) && all_entries(p, tlb, NGFN) && \
+	all_entries(p, tlb, 2 * NGFN))
+#elif NVCPU == 2
 #define all_tlbs(p) (all_entries(p, tlb, 0) && all_entries(p, tlb, NGFN))
 #else
 #define all_tlbs(p) (all_entries(p, tlb, 0))

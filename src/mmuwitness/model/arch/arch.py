@@ -34,6 +34,7 @@ class Arch:
     change_pte = ""
     absent = "no MMU notifier in this KVM"
     maps_reads_writable = False
+    retries_in_host = False
     has_private_mem = False
 
     def applies(self, era: Era) -> bool:
@@ -89,8 +90,16 @@ class Arch:
         trace("kvm_mmio", fault.gfn)
 
     def page_fault(self, vcpu, fault):
+        """Some begin a fault that is retried again here, with the vCPU in kvm->srcu all the time;
+        others let the guest fault again.  Only those who wait for kvm->srcu can tell apart."""
+        self.map_page(vcpu.kvm, fault)
+        while vcpu.kvm.loops_in_host and self.retries_in_host and fault.retry:
+            fault.retry = False
+            fault.page = None
+            self.map_page(vcpu.kvm, fault)
+
+    def map_page(self, kvm, fault):
         """Snapshot, look up without locks, lock, retry or install."""
-        kvm = vcpu.kvm
         self.take_snapshot(kvm, fault)
         hva_to_pfn(kvm, fault, self.maps_reads_writable)
         if fault.page is not None:
@@ -98,6 +107,8 @@ class Arch:
             with write_lock(kvm.mmu_lock):
                 if not self.is_stale(kvm, fault):
                     self.install(kvm, fault)
+                elif kvm.loops_in_host:
+                    fault.retry = True
             kvm_release_pfn_clean(kvm, fault.page)
 
     def take_snapshot(self, kvm, fault):

@@ -7,13 +7,15 @@ from mmuwitness.model.kvm.kvm_host import Spte
 
 
 class Loongarch(Arch):
-    """As MIPS, from which it was written, but change_pte looks at the old leaf."""
+    """As MIPS, from which it was written, but change_pte looks at the old leaf.  The loop of a
+    fault that is retried lets others run every 100 rounds."""
 
     name = "loongarch"
     kernel_arch = "loongarch"
     notifier = "loongarch_notifier"
     change_pte = "loongarch_change_pte"
     maps_reads_writable = True
+    retries_in_host = True
 
     def kvm_set_spte_gfn(self, kvm, range):
         """An absent leaf is cleared again; a present one gets the new pfn, writable only if both

@@ -11,13 +11,14 @@ from mmuwitness.model.primitives import write_lock
 
 class Mips(Arch):
     """The SPTE is a host PTE; table pages stay while a zap covers less than all they map.  A fault
-    that is retried loops in the host; here the guest faults again, which nobody can tell apart."""
+    that is retried loops in the host, where a scenario asks for that."""
 
     name = "mips"
     kernel_arch = "mips"
     notifier = "mips_notifier"
     change_pte = "mips_change_pte"
     maps_reads_writable = True
+    retries_in_host = True
 
     def kvm_set_spte_gfn(self, kvm, range):
         """The host's PTE is stored as it is, writable or not, if the table page exists.  Flushed

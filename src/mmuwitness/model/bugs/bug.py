@@ -9,11 +9,11 @@ from functools import cache
 from typing import Any
 
 from mmuwitness.model import bugs
-from mmuwitness.model.claims import CLAIMS, Claim
+from mmuwitness.model.claims import Claim, find_claims
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.features.feature import MEMORY, Source
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.scenarios import SCENARIOS, find_scenario
+from mmuwitness.model.scenarios import LARGE, SCENARIOS, find_scenario
 from mmuwitness.model.scenarios.scenario import Scenario
 
 FIXED = "-fixed"
@@ -29,7 +29,7 @@ class Bug:
 
     era: a kernel with the fix.  without: its features that are the fix.  Where no feature is:
     broken, functions that have the bug; mended, functions that have the fix of a bug that the
-    model's own text has.
+    model's own text has.  fair_locks: False if it takes locks that overtake.
     """
 
     id: str
@@ -47,6 +47,7 @@ class Bug:
     broken: dict[str, Any] = field(default_factory=dict)
     mended: dict[str, Any] = field(default_factory=dict)
     unfixed: bool = False
+    fair_locks: bool = True
 
     @property
     def fixed_era(self) -> Era:
@@ -68,7 +69,7 @@ class Bug:
 
     @property
     def violates(self) -> Claim:
-        return CLAIMS[self.claim]
+        return find_claims([self.claim])[0]
 
     @property
     def verified(self) -> bool:
@@ -97,9 +98,9 @@ def find_bug(name: str) -> Bug:
 
 
 def known_scenario(name: str) -> Scenario | None:
-    """The scenario of that name, be it in the table, a bug's, or that of a bug's fix."""
-    if name in SCENARIOS:
-        return SCENARIOS[name]
+    """The scenario of that name, be it in a table, a bug's, or that of a bug's fix."""
+    if name in SCENARIOS or name in LARGE:
+        return find_scenario(name)
     bug = corpus().get(name.removesuffix(FIXED))
     if bug is None:
         return None

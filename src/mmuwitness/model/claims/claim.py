@@ -15,9 +15,10 @@ def everywhere(host: Any) -> bool:
 
 @dataclass(frozen=True)
 class Claim:
-    """kind: "always" (function is a predicate of the host), "sometimes" or "never" (mark is the
-    text of a `cover`).  number: as in the invariants' list (I1 ...), or "".  where: of which hosts
-    it is asked; elsewhere it would only keep its locks in the program."""
+    """kind: "always" (function is a predicate of the host), "eventually" (function says that
+    nothing is pending), "sometimes" or "never" (mark is the text of a `cover`).  number: as in the
+    invariants' list (I1 ...), or "".  where: of which hosts it is asked; elsewhere it would only
+    keep its locks in the program."""
 
     name: str
     kind: str
@@ -44,6 +45,9 @@ class Claim:
 
 CLAIMS: dict[str, Claim] = {}
 
+EVENTUALLY: dict[str, Claim] = {}
+"""Claims that are asked for apart, since a search for lassos takes time."""
+
 
 def always(
     number: str, *locks: str, where: Callable[[Any], bool] = everywhere
@@ -69,18 +73,35 @@ def reach(
     CLAIMS[name] = Claim(name, kind, text, number, mark=mark, where=where)
 
 
+def eventually(number: str, where: Callable[[Any], bool] = everywhere) -> Callable[[Any], Any]:
+    def register(function: Any) -> Any:
+        text = " ".join((function.__doc__ or "").split())
+        EVENTUALLY[function.__name__] = Claim(
+            function.__name__, "eventually", text, number, function, where=where
+        )
+        return function
+
+    return register
+
+
 def always_claims(host: Any) -> list[Claim]:
     """What is claimed of a host in every state."""
     return [claim for claim in CLAIMS.values() if claim.kind == "always" and claim.where(host)]
 
 
+def eventually_claims(host: Any) -> list[Claim]:
+    """What is claimed to happen on a host in the end."""
+    return [claim for claim in EVENTUALLY.values() if claim.where(host)]
+
+
 def find_claims(names: Iterable[str]) -> list[Claim]:
     """Claims by name or by number; UnknownName lists what exists."""
-    numbers = {c.number: c.name for c in CLAIMS.values() if c.number}
+    claims = CLAIMS | EVENTUALLY
+    numbers = {c.number: c.name for c in claims.values() if c.number}
     found = []
     for name in names:
         known = numbers.get(name, name)
-        if known not in CLAIMS:
-            raise UnknownName("claim", name, [*CLAIMS, *numbers])
-        found.append(CLAIMS[known])
+        if known not in claims:
+            raise UnknownName("claim", name, [*claims, *numbers])
+        found.append(claims[known])
     return found

@@ -13,7 +13,7 @@ from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_invalidate_end,
     kvm_mmu_unmap_gfn_range,
 )
-from mmuwitness.model.mm.mm_types import put_page
+from mmuwitness.model.mm.mm_types import alloc_page, put_page
 from mmuwitness.model.primitives import atomic, choose, spin_lock, write_lock
 
 
@@ -28,10 +28,7 @@ def kvm_gmem_get_folio(kvm, gfn):
     gmem = kvm.gmem
     with atomic("xa_lock of the page cache"):
         if gmem.page[gfn] is None:
-            for page in kvm.mm.pages:
-                if gmem.page[gfn] is None and page.refcount == 0:
-                    page.refcount = 1
-                    gmem.page[gfn] = page
+            gmem.page[gfn] = alloc_page(kvm.mm)
         found = gmem.page[gfn]
         if found is not None:
             found.refcount += 1

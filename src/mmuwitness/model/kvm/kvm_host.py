@@ -65,6 +65,9 @@ class KVM(Struct):
     INVALID or GONE there, and may be MOVED; the others stay.  srcu_idx and srcu_readers are
     kvm->srcu.  mem_attr_array[gfn]: KVM_MEMORY_ATTRIBUTE_PRIVATE.
 
+    mmu_invalidate_seq is the sequence that faults compare; mmu_invalidate_seq_bit31 is the one bit
+    of it that matters by itself, to a bug that keeps it in an int.
+
     invalid_spte[gfn] are the leaves of a root that a memslot update made invalid, and
     tdp_mmu_root_count the references to it (see arch.x86_tdp).
 
@@ -81,19 +84,25 @@ class KVM(Struct):
     if nobody asks whether pages are young), access_tracking (True if hardware does not say so, on
     x86), delays_flushes (True if somebody zaps and leaves the flush to others), yields (zaps drop
     mmu_lock on the way), replaces_roots (memslot updates have roots replaced, where there are any),
-    vcpus, gfns, read_gfns and written_gfns (guests read and write the first so many), table_shift.
+    vcpus, gfns, read_gfns and written_gfns (guests read and write the first so many), table_shift,
+    loops_in_host (faults that are retried stay in the host, on MIPS and LoongArch).
 
     Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
     crowded, set when change_pte made or changed a leaf with other windows open, too;
     sent[gfn], 0 or one more than the content that the VMM has sent of a page;
     unmarked[gfn], vCPUs that made an SPTE writable and have not put that into the log yet;
-    mmio_retried, set when a window sent a fault back that was at a gfn in no memslot.
+    mmio_retried, set when a window sent a fault back that was at a gfn in no memslot;
+    updating and refreshing, set by scenarios while a memslot update, or a write through a
+    gfn_to_pfn_cache, is to end.
     """
+
+    loops_in_host = False
 
     mmu_lock = Field(RwLock(spins=True))
     mn_invalidate_lock = Field(Lock(spins=True))
     mmu_invalidate_in_progress = Field(Bounded(-1, 4), guarded_by="KVM.mmu_lock")
     mmu_invalidate_seq = Field(Sequence())
+    mmu_invalidate_seq_bit31 = Field(Bool(), guarded_by="KVM.mmu_lock")
     mmu_invalidate_range_start = Field(Bounded(0, "range_max"), guarded_by="KVM.mmu_lock")
     mmu_invalidate_range_end = Field(Bounded(0, "range_max"), guarded_by="KVM.mmu_lock")
     mn_active_invalidate_count = Field(Bounded(-1, 4), guarded_by="KVM.mn_invalidate_lock")
@@ -119,14 +128,21 @@ class KVM(Struct):
     sent = Field(Bounded(0, 2), array="gfns", ghost=True)
     unmarked = Field(Bounded(0, 4), array="gfns", ghost=True)
     mmio_retried = Field(Bool(), ghost=True)
+    updating = Field(Bool(), ghost=True)
+    refreshing = Field(Bool(), ghost=True)
 
 
 class VCPU(Struct):
     """struct kvm_vcpu and the TLB it runs with.  root_invalid: its root is, and it has been asked
-    to load another one before it enters the guest.  Wired: kvm."""
+    to load another one before it enters the guest.  Wired: kvm.
+
+    Ghost, of a guest that makes one access: faulting, from its first fault until it has made it;
+    fault_gfn, where."""
 
     tlb = Field(Spte, array="gfns")
     root_invalid = Field(Bool())
+    faulting = Field(Bool(), ghost=True)
+    fault_gfn = Field(Bounded(0, "gfns"), ghost=True)
 
 
 class GuestMemfd(Struct):
@@ -150,12 +166,13 @@ class GfnToPfnCache(Struct):
 
 class KvmPageFault(Local):
     """struct kvm_page_fault: one fault while it is handled.  Constant: vcpu.  logged: its memslot,
-    as it was found, has KVM_MEM_LOG_DIRTY_PAGES."""
+    as it was found, has KVM_MEM_LOG_DIRTY_PAGES.  retry: it is to be retried, in the host."""
 
     gfn = Bounded(0, "gfns")
     hva = Bounded(KVM_HVA_ERR_BAD, "addresses")
     write = Bool()
     permission = Bool()
+    retry = Bool()
     vma_huge = Bool()
     is_private = Bool()
     mmu_seq = Snapshot()

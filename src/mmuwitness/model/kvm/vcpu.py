@@ -67,6 +67,23 @@ def vcpu_run(vcpu):
             handle_exit(vcpu, fault)
 
 
+def vcpu_access_once(vcpu):
+    """A guest that makes one access, as those of vcpu_run, again and again until it has made it."""
+    kvm = vcpu.kvm
+    access = choose(kvm.read_gfns + kvm.written_gfns)
+    write = access >= kvm.read_gfns
+    gfn = access - kvm.read_gfns if write else access
+    vcpu.fault_gfn = gfn
+    exit_reason = guest_access(vcpu, gfn, write)
+    while exit_reason != NO_EXIT:
+        vcpu.faulting = True
+        permission = exit_reason == PERMISSION_FAULT
+        fault = KvmPageFault(vcpu=vcpu, gfn=gfn, write=write, permission=permission)
+        handle_exit(vcpu, fault)
+        exit_reason = guest_access(vcpu, gfn, write)
+    vcpu.faulting = False
+
+
 def handle_exit(vcpu, fault):
     """A vCPU outside the guest is in kvm->srcu; until commit bc6678a33d9b ("KVM: introduce
     kvm->srcu and convert kvm_set_memory_region to SRCU update") in v2.6.34 it held slots_lock."""

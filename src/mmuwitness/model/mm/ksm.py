@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmuwitness.model.mm.gup import follow_page
 from mmuwitness.model.mm.memory import handle_mm_fault
-from mmuwitness.model.mm.mm_types import Pte, get_page, put_page
+from mmuwitness.model.mm.mm_types import Pte, first_page, get_page, put_page
 from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
@@ -115,12 +115,20 @@ def stable_tree_append(kpage, addr):
 
 def stable_tree_search(mm, page):
     """A KSM page of equal content, referenced; None if there is none."""
+    first = first_page(mm)
     with atomic("KSM pages do not change: the walk compares with what each of them holds"):
+        if mm.nr_first_pages > 1 and is_merge_target(first, page):
+            get_page(first)
+            return first
         for kpage in mm.pages:
-            if kpage.ksm and page is not kpage and kpage.content == page.content:
+            if is_merge_target(kpage, page):
                 get_page(kpage)
                 return kpage
     return None
+
+
+def is_merge_target(kpage, page):
+    return kpage.ksm and page is not kpage and kpage.content == page.content
 
 
 def cmp_and_merge_page(mm, addr, page):

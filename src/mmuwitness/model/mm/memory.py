@@ -215,7 +215,8 @@ def zap_page_range_single(mm, addr):
         page = zap_pte_range(mm, addr)
         mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
         if page is not None:
-            flush_tlb_range(mm, addr, addr + 1)
+            if mm.host_thread:
+                flush_tlb_range(mm, addr, addr + 1)
             put_page(page)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.primitives import atomic, bug_on
+from mmuwitness.model.primitives import atomic, bug_on, choose
 from mmuwitness.model.state import (
     Bool,
     Bounded,
@@ -90,12 +90,14 @@ class MM(Struct):
     threads swap in: they meet there), changes_vmas (False if all addresses stay in a VMA that may
     be written), forks (True of a parent and its child),
     write_protect_seq (a seqcount_t, of a parent), zero_page (None if nobody maps it),
-    maps_pfns (True if a driver maps its pages).
+    maps_pfns (True if a driver maps its pages), nr_first_pages (see first_page).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else; spliced, a page
     that a child has put into a pipe, with what it held then.
     """
+
+    nr_first_pages = 1
 
     mmap_lock = Field(RwLock())
     ptl = Field(Lock(spins=True))
@@ -174,14 +176,30 @@ def put_page(page):
             page.lru = False
 
 
-def alloc_page(mm):
-    """A free page, or None: the lowest one, since pages differ only in name."""
-    with atomic("the page allocator hands a page to one caller"):
-        for page in mm.pages:
-            if page.refcount == 0:
-                page.refcount = 1
-                return page
+def first_page(mm):
+    """The page that an allocation or a search of all pages looks at first.  One that does not
+    depend on what pages are called would take any: so it is where pages are interchangeable."""
+    return mm.pages[choose(mm.nr_first_pages)]
+
+
+def free_page(mm, first):
+    """A free page, or None: the first one if it is free, else the lowest."""
+    if mm.nr_first_pages > 1 and first.refcount == 0:
+        return first
+    for page in mm.pages:
+        if page.refcount == 0:
+            return page
     return None
+
+
+def alloc_page(mm):
+    """A free page, or None."""
+    first = first_page(mm)
+    with atomic("the page allocator hands a page to one caller"):
+        page = free_page(mm, first)
+        if page is not None:
+            page.refcount = 1
+        return page
 
 
 def nth_page(mm, page, n):
@@ -206,13 +224,13 @@ def alloc_huge_page(mm):
 
 def copy_page(page, mm):
     """A new page with the content of `page`; None if there is no memory."""
+    first = first_page(mm)
     with atomic("nobody else knows the new page: only the read of the old one is shared"):
-        for new in mm.pages:
-            if new.refcount == 0:
-                new.refcount = 1
-                new.content = page.content
-                return new
-    return None
+        new = free_page(mm, first)
+        if new is not None:
+            new.refcount = 1
+            new.content = page.content
+        return new
 
 
 def load(mm, page, addr):

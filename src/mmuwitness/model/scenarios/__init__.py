@@ -14,6 +14,8 @@ from mmuwitness.model.scenarios.fork import FORK
 from mmuwitness.model.scenarios.hmm import HMM
 from mmuwitness.model.scenarios.huge import HUGE
 from mmuwitness.model.scenarios.ksm import KSM
+from mmuwitness.model.scenarios.large import LARGE as LARGE_TABLE
+from mmuwitness.model.scenarios.liveness import LIVENESS
 from mmuwitness.model.scenarios.memslots import MEMSLOTS
 from mmuwitness.model.scenarios.mprotect import MPROTECT
 from mmuwitness.model.scenarios.mremap import MREMAP
@@ -29,14 +31,18 @@ from mmuwitness.model.scenarios.zap import ZAP
 TABLES = (
     *(KSM, COW, UPROBES, ZAP, RMAP, MPROTECT, FORK, MREMAP, HUGE, YIELDS),
     *(MEMSLOTS, DIRTY_LOG, AGING, PFNCACHE, PRIVATE),
-    *(HMM, OOM, EXIT),
+    *(HMM, OOM, EXIT, LIVENESS),
 )
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}
 
+LARGE: dict[str, Scenario] = {scenario.name: scenario for scenario in LARGE_TABLE}
+"""Those that no verb takes unless they are named."""
+
 
 def find_scenario(name: str) -> Scenario:
     """The scenario of that name; UnknownName lists what exists."""
-    if name not in SCENARIOS:
-        raise UnknownName("scenario", name, list(SCENARIOS))
-    return SCENARIOS[name]
+    known = {**SCENARIOS, **LARGE}
+    if name not in known:
+        raise UnknownName("scenario", name, list(known))
+    return known[name]

@@ -8,7 +8,7 @@ from types import FunctionType
 from typing import Any
 
 from mmuwitness.model.arch.arch import Arch
-from mmuwitness.model.claims import always_claims
+from mmuwitness.model.claims import always_claims, eventually_claims
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host
 from mmuwitness.model.kvm.kvm_host import Spte
@@ -30,9 +30,9 @@ class Scenario:
     """name, what it is about, and how to wire it.
 
     sizes: arguments of Host.  setup: maps the first pages.  actors: the processes besides the
-    vCPUs.  bounds: what is bounded, for people.  overrides: functions in the place of the model's.
-    changes: "+NAME" and "-NAME", features that every kernel has or lacks here.
-    requires: a feature; kernels without it have nothing of what the scenario is about.
+    vCPUs.  guest: what each vCPU runs.  bounds: what is bounded, for people.  overrides: functions
+    in the place of the model's.  changes: "+NAME" and "-NAME", features that every kernel has or
+    lacks here.  requires: a feature; kernels without it have nothing of what the scenario is about.
     variant: the user's file that both come from.
     """
 
@@ -46,6 +46,7 @@ class Scenario:
     changes: tuple[str, ...] = ()
     requires: str = ""
     variant: str = ""
+    guest: Callable[..., Any] = vcpu_run
 
     def absent(self, era: Era, arch: Arch) -> str:
         """Why there is nothing to explore on a kernel, or ""."""
@@ -55,14 +56,29 @@ class Scenario:
             return f"{era} has no {self.requires}, which {self.name} is about"
         return ""
 
-    def host(self, era: Era, arch: Arch, claims: bool = True) -> Host:
-        """A fresh host with its processes, and with the `always` claims or without any."""
+    def host(
+        self,
+        era: Era,
+        arch: Arch,
+        claims: bool = True,
+        any_page_first: bool = False,
+        liveness: bool = False,
+    ) -> Host:
+        """A fresh host with its processes, and with the `always` claims or without any.
+
+        any_page_first: searches of all pages, for a free one say, may begin at any of them.
+        liveness: with the `eventually` claims, too."""
         host = Host(era.with_change(*self.changes), arch, **self.sizes)
+        if any_page_first:
+            host.mm.nr_first_pages = len(host.pages)
         self.setup(host)
         running = [] if host.mm.exits else host.vcpus
-        guests = [Actor(f"vcpu{v.index}", vcpu_run, (v,)) for v in running]
+        guests = [Actor(f"vcpu{v.index}", self.guest, (v,)) for v in running]
         host.processes = [*guests, *self.actors(host)]
-        host.claims = always_claims(host) if claims else []
+        host.claims = [
+            *(always_claims(host) if claims else ()),
+            *(eventually_claims(host) if liveness else ()),
+        ]
         host.overrides.update(self.overrides)
         return host
 

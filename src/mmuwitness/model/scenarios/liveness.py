@@ -1,0 +1,193 @@
+"""Scenarios of what has to happen in the end: guests that make one access, windows that are
+finitely many, or that others wait for."""
+
+from __future__ import annotations
+
+from mmuwitness.model.kvm.memslots import KVM_MR_CREATE, KVM_MR_DELETE, kvm_set_memory_region
+from mmuwitness.model.kvm.pfncache import kvm_gpc_refresh, kvm_gpc_write
+from mmuwitness.model.kvm.vcpu import vcpu_access_once
+from mmuwitness.model.mm.memory import madvise_dontneed, zap_page_range_single
+from mmuwitness.model.mm.mmu_notifier import (
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
+from mmuwitness.model.primitives import feature, wait_until
+from mmuwitness.model.scenarios.scenario import (
+    ONE_GFN,
+    Actor,
+    Scenario,
+    mm_actor,
+    two_private_pages,
+)
+
+
+def looping_faults(host):
+    """As two_private_pages; faults that are retried stay in the host, where they do."""
+    two_private_pages(host)
+    host.kvm.loops_in_host = True
+
+
+def dontneed_twice(mm):
+    zap_page_range_single(mm, 0)
+    zap_page_range_single(mm, 0)
+
+
+def preempted_invalidator(host):
+    """Opens a window over the second page, and is not scheduled before the guest has its page: who
+    is preempted there, or sleeps, may be so for any time."""
+    mmu_notifier_invalidate_range_start(host.mm, 1, 2)
+    wait_until(host.kvm.spte[0].present)
+    mmu_notifier_invalidate_range_end(host.mm, 1, 2)
+
+
+def zap_elsewhere(mm):
+    """The second page is dropped, again and again."""
+    while True:
+        zap_page_range_single(mm, 1)
+
+
+def set_memory_region_twice(kvm):
+    kvm.updating = True
+    kvm_set_memory_region(kvm, KVM_MR_DELETE)
+    kvm_set_memory_region(kvm, KVM_MR_CREATE)
+    kvm.updating = False
+
+
+def xen_update_once(kvm, gpc):
+    """As kvm_xen_update, once."""
+    if feature.pfncache:
+        written = kvm_gpc_write(kvm, gpc)
+        while not written:
+            kvm.refreshing = True
+            kvm_gpc_refresh(kvm, gpc)
+            written = kvm_gpc_write(kvm, gpc)
+        kvm.refreshing = False
+
+
+def preempted_beside_cache(host):
+    """As preempted_invalidator; it is KVM's cache that gets its page before."""
+    mmu_notifier_invalidate_range_start(host.mm, 1, 2)
+    if feature.pfncache:
+        wait_until(host.kvm.gpc_list[0].valid)
+    mmu_notifier_invalidate_range_end(host.mm, 1, 2)
+
+
+def xen(host):
+    return Actor("xen", xen_update_once, (host.kvm, host.kvm.gpc_list[0]))
+
+
+def halted(vcpu):
+    """A guest that does nothing: faults would only add states."""
+    return
+
+
+FIRST_GFN = {"pages": 3, "read_gfns": 1, "written_gfns": 0}
+
+LIVENESS = (
+    Scenario(
+        "fault_once",
+        "A guest accesses a page that the VMM drops twice.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 2 calls",
+        looping_faults,
+        mm_actor("madvise", dontneed_twice),
+        ONE_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "fault_once_smp",
+        "Two vCPUs read a page that the VMM drops twice.",
+        "2 vCPUs, 1 read each, 1 gfn, 3 pages, 2 calls",
+        looping_faults,
+        mm_actor("madvise", dontneed_twice),
+        {**ONE_GFN, "pages": 3, "vcpus": 2, "written_gfns": 0},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "fault_beside_window",
+        "A guest reads a page while a window over another page stays open until it has.",
+        "1 vCPU, 1 read, 2 gfns in one table page, 3 pages, 1 window",
+        looping_faults,
+        lambda host: [Actor("preempted", preempted_invalidator, (host,))],
+        FIRST_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "fault_in_storm",
+        "A guest reads a page while the VMM drops another one, again and again.",
+        "1 vCPU, 1 read, 2 gfns in one table page, 3 pages, any number of calls",
+        looping_faults,
+        mm_actor("madvise", zap_elsewhere),
+        FIRST_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "memslot_in_storm",
+        "The VMM deletes a memslot and creates it again while two threads of it drop a page, again"
+        " and again.",
+        "1 vCPU that is halted, 1 gfn, 2 pages, 1 deletion, any number of calls by two threads",
+        looping_faults,
+        lambda host: [
+            Actor("madvise0", madvise_dontneed, (host.mm,)),
+            Actor("madvise1", madvise_dontneed, (host.mm,)),
+            Actor("ioctl", set_memory_region_twice, (host.kvm,)),
+        ],
+        {**ONE_GFN, "updates_memslots": True},
+        guest=halted,
+    ),
+    Scenario(
+        "memslot_fault",
+        "The VMM deletes a memslot and creates it again while a guest accesses it and the page is"
+        " dropped twice.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 1 deletion, 2 calls",
+        looping_faults,
+        lambda host: [
+            Actor("madvise", dontneed_twice, (host.mm,)),
+            Actor("ioctl", set_memory_region_twice, (host.kvm,)),
+        ],
+        {**ONE_GFN, "updates_memslots": True},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "memslot_beside_storm",
+        "The VMM deletes a memslot and creates it again while a guest reads a page of it, and"
+        " another page is dropped again and again.",
+        "1 vCPU, 1 read, 2 gfns in one table page, 3 pages, 1 deletion, any number of calls",
+        looping_faults,
+        lambda host: [
+            Actor("madvise", zap_elsewhere, (host.mm,)),
+            Actor("ioctl", set_memory_region_twice, (host.kvm,)),
+        ],
+        {**FIRST_GFN, "updates_memslots": True},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "cache_once",
+        "KVM writes once to a guest page through a gfn_to_pfn_cache while the VMM drops it twice.",
+        "1 vCPU that is halted, 1 gfn, 1 cache, 2 pages, 1 write, 2 calls",
+        two_private_pages,
+        lambda host: [Actor("madvise", dontneed_twice, (host.mm,)), xen(host)],
+        {**ONE_GFN, "caches": (0,)},
+        guest=halted,
+    ),
+    Scenario(
+        "cache_beside_window",
+        "KVM writes once to a guest page through a gfn_to_pfn_cache while a window over another"
+        " page stays open until the cache has its page.",
+        "1 vCPU that is halted, 2 gfns in one table page, 1 cache, 3 pages, 1 write, 1 window",
+        two_private_pages,
+        lambda host: [Actor("preempted", preempted_beside_cache, (host,)), xen(host)],
+        {"pages": 3, "caches": (0,)},
+        guest=halted,
+    ),
+    Scenario(
+        "cache_in_storm",
+        "KVM writes once to a guest page through a gfn_to_pfn_cache while the VMM drops another"
+        " page, again and again.",
+        "1 vCPU that is halted, 2 gfns in one table page, 1 cache, 3 pages, 1 write, any number of"
+        " calls",
+        two_private_pages,
+        lambda host: [Actor("madvise", zap_elsewhere, (host.mm,)), xen(host)],
+        {"pages": 3, "caches": (0,)},
+        guest=halted,
+    ),
+)
