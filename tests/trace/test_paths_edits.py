@@ -425,8 +425,7 @@ def test_random_edits_of_ranges_are_caught(kind: str) -> None:
     assert caught[True] / caught.total() >= CAUGHT_IN_RANGES[kind], dict(caught)
 
 
-# Not caught: what a path of the VMM alone also shows, such as a fault of a guest that is dropped
-# whole but for its window.
+# Not caught: a fault of which nothing but its tracepoint is in the piece.
 CAUGHT_ON_ARM64 = {"drop": 0.93, "twice": 0.97, "swap": 0.98, "rename": 0.98}
 
 
