@@ -10,19 +10,20 @@ import pytest
 
 from mmuwitness.trace.events import Loss
 from mmuwitness.trace.open import open_trace
+from mmuwitness.trace.paths.automaton import Automaton
 from mmuwitness.trace.paths.check import Follower, PathsResult, kernel_of
 from mmuwitness.trace.paths.events import Recorded, events_of, scan
 from mmuwitness.trace.paths.kernel import Kernel, automaton_of
 from mmuwitness.trace.paths.match import Seen
-from mmuwitness.trace.paths.tasks import Automaton
 
-DATA = Path(__file__).parents[1] / "data" / "x86"
+DATA = Path(__file__).parents[1] / "data"
 START, END = "__mmu_notifier_invalidate_range_start", "__mmu_notifier_invalidate_range_end"
 
 
 @cache
 def read(name: str) -> tuple[list[Seen], Recorded, Kernel]:
-    trace = open_trace(str(DATA / f"{name}.txt.xz"))
+    path = f"{name}.xz" if name.startswith("arm64/") else f"x86/{name}.txt.xz"
+    trace = open_trace(str(DATA / path))
     recorded = scan(trace)
     kernel = kernel_of(trace.release, recorded)
     return [s for batch in trace.batches() for s in events_of(batch, recorded)], recorded, kernel
@@ -34,8 +35,13 @@ def automaton(name: str) -> Automaton:
     return automaton_of(kernel, recorded)
 
 
-def follow(name: str, events: list[Seen], losses: list[Loss] | None = None) -> PathsResult:
+def follow(
+    name: str, events: list[Seen], losses: list[Loss] | None = None, known: bool = False
+) -> PathsResult:
+    """known: it is, from before these events, which address spaces KVM subscribes to."""
     follower = Follower(automaton(name))
+    if known:
+        follower.totals.subscribed |= read(name)[1].subscribers.keys()
     for seen in events:
         follower.lose(losses or [], seen.row)
         if follower.feed(seen) is not None:
@@ -280,7 +286,6 @@ def test_a_huge_page_is_not_modelled() -> None:
             "shadow",
             5,
         ),
-        (Recorded(on_stacks={"user_mem_abort"}), "v6.12", "", 5),
         (Recorded(tracepoints={"sched_switch"}), "v6.12", "", 5),
     ],
 )
@@ -291,11 +296,62 @@ def test_kernel_by_what_was_recorded(recorded: Recorded, era: str, mmu: str, fix
     assert kernel_of("5.15.0-91-generic", recorded).era.name == "v5.15"
 
 
-def pieces(name: str) -> list[list[Seen]]:
+MERGES_AND_FAULTS = ("try_to_merge_with_ksm_page", "kvm_page_fault", "kvm_guest_fault")
+RANGES = (
+    *("change_protection", "unmap_vmas", "zap_page_range_single"),
+    *("try_to_migrate_one", "__split_huge_pmd"),
+)
+
+
+ARM64 = "arm64/scn6.1_a57.trace"
+ABORT, STORED = "kvm_handle_guest_abort", "kvm_pgtable_stage2_map"
+ARM64_EDITS = {
+    "change_pte came to neither a leaf nor -ENOMEM": (
+        *("leave", STORED, "ksmd", 3),
+        change(ret=1),
+    ),
+    "change_pte maps another page": ("enter", STORED, "ksmd", 3, change(phys=0x4711000)),
+    "change_pte maps writable": ("enter", STORED, "ksmd", 3, change(prot=6)),
+    "change_pte may allocate": ("enter", STORED, "ksmd", 3, change(mc=0xFFFF00000C204750)),
+    "another gfn is mapped": ("enter", STORED, "vmm", 9, change(ipa=0x40777000)),
+    "a permission fault maps": (
+        "enter",
+        "kvm_pgtable_stage2_relax_perms",
+        "vmm",
+        0,
+        called(STORED),
+    ),
+    "another gfn is unmapped": (
+        *("enter", "kvm_pgtable_stage2_unmap", "ksmd", 4),
+        change(size=0x2000),
+    ),
+    "KVM unmaps nothing": ("enter", "kvm_pgtable_stage2_unmap", "ksmd", 4, drop),
+    "a start is missing": ("enter", START, "ksmd", 6, drop),
+    "an end is missing": ("enter", END, "ksmd", 6, drop),
+    "another PTE is handed to KVM": (
+        *("enter", "kvm_mmu_notifier_change_pte", "ksmd", 5),
+        change(pte=0x60000041E99FC3),
+    ),
+    "a window of another function": ("leave", START, "ksmd", 6, returns_to("wp_page_copy")),
+}
+
+
+@pytest.mark.parametrize("title", ARM64_EDITS)
+def test_edit_on_arm64_is_rejected_at_its_place(title: str) -> None:
+    what, function, task, nth, edit = ARM64_EDITS[title]
+    at = find(read(ARM64)[0], what, function, task, nth)
+    events = read(ARM64)[0][: at + 200]
+    assert follow(ARM64, events).departure is None
+    where = edit(events, at)
+    departure = follow(ARM64, events).departure
+    assert departure is not None
+    assert departure.seen == where
+
+
+def pieces(name: str, begins: tuple[str, ...] = MERGES_AND_FAULTS) -> list[list[Seen]]:
     """Two activities of one task each, and where it was before them."""
     events = read(name)[0]
     user = next(s for s in events if s.what == "user")
-    begins = ("try_to_merge_with_ksm_page", "kvm_page_fault")
     found = []
     for pid in {s.pid for s in events if s.name in begins}:
         mine = [s for s in events if s.pid == pid]
@@ -341,3 +397,49 @@ def test_random_edits_are_caught(kind: str) -> None:
                 follow(name, random_edit(rng, rng.choice(parts), kind)).departure is not None
             ] += 1
     assert caught[True] / caught.total() >= CAUGHT_MIN[kind], dict(caught)
+
+
+# Not caught: one leaf less that is zapped where others are (the model does not know which were
+# there; SpteChain is the rule for that); one pass more or less that finds nothing to protect and
+# opens no window; a migration without ptep_clear_flush(), and page tables, as above.
+CAUGHT_IN_RANGES = {"drop": 0.92, "twice": 0.91, "swap": 0.93, "rename": 0.98}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CAUGHT_IN_RANGES)
+def test_random_edits_of_ranges_are_caught(kind: str) -> None:
+    rng = random.Random(3)
+    caught: Counter[bool] = Counter()
+    for name in ("6.1-tdp-numa", "6.12-tdp-numa", "6.1-tdp-madvise"):
+        # a migration in a fault is a part of that, and no piece
+        parts = [
+            part
+            for part in pieces(name, RANGES)
+            if follow(name, part, known=True).departure is None
+        ]
+        assert len(parts) > 10
+        for _ in range(150):
+            part = rng.choice(parts)
+            result = follow(name, [*random_edit(rng, part, kind), part[0]], known=True)
+            caught[result.departure is not None] += 1
+    assert caught[True] / caught.total() >= CAUGHT_IN_RANGES[kind], dict(caught)
+
+
+# Not caught: a fault of which nothing but its tracepoint is in the piece.
+CAUGHT_ON_ARM64 = {"drop": 0.93, "twice": 0.97, "swap": 0.98, "rename": 0.98}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CAUGHT_ON_ARM64)
+def test_random_edits_on_arm64_are_caught(kind: str) -> None:
+    rng = random.Random(3)
+    caught: Counter[bool] = Counter()
+    found = rng.sample(pieces(ARM64, (START, "kvm_guest_fault")), 300)
+    # without the aborts of which only the return is recorded
+    found = [[s for s in p if s.fields.get("ret") != 0 or s.name != ABORT] for p in found]
+    parts = [p for p in found if follow(ARM64, [*p, p[0]]).departure is None]
+    assert len(parts) > 100
+    for _ in range(300):
+        edited = random_edit(rng, rng.choice(parts), kind)
+        caught[follow(ARM64, [*edited, edited[0]]).departure is not None] += 1
+    assert caught[True] / caught.total() >= CAUGHT_ON_ARM64[kind], dict(caught)

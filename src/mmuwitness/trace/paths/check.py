@@ -18,18 +18,16 @@ from typing import TYPE_CHECKING
 
 from mmuwitness.model.era import Era
 from mmuwitness.trace.kernel import ARM64, SHADOW, TDP, Dialect, era_of_release
+from mmuwitness.trace.paths.automaton import Automaton
 from mmuwitness.trace.paths.events import Recorded, events_of, scan
 from mmuwitness.trace.paths.kernel import Kernel, automaton_of
-from mmuwitness.trace.paths.match import Seen
+from mmuwitness.trace.paths.match import ADDRESS_MAX, Seen
 from mmuwitness.trace.paths.observe import MODELLED
-from mmuwitness.trace.paths.tasks import Accepted, Automaton, Departure, NotModelled, Task, Totals
+from mmuwitness.trace.paths.tasks import Task
+from mmuwitness.trace.paths.totals import Accepted, Departure, NotModelled, Totals
 
 if TYPE_CHECKING:
     from mmuwitness.trace.events import Loss, Trace
-
-
-ADDRESS_MAX = (1 << 64) - 1
-"""Where the window of exit_mmap() ends."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +136,15 @@ def kernel_of(release: str | None, recorded: Recorded, era: Era | None = None) -
     era = era or era_of(release, recorded)
     usual = 4 if era.has("change_pte_op", "x86") else 5
     mmu = "" if why_not(recorded) else mmu_of(recorded)
+    if mmu == "stage2":
+        return Kernel(era, mmu, Dialect("arm64", mmu))
     return Kernel(era, mmu, Dialect("x86", mmu, codes[0] if codes else usual))
 
 
 def mmu_of(recorded: Recorded) -> str:
     seen = recorded.entered | recorded.left | recorded.on_stacks | recorded.tracepoints
+    if seen & ARM64:
+        return "stage2"
     if seen & SHADOW:
         return "shadow"
     return "tdp" if seen & TDP else "rmap"
@@ -151,8 +153,6 @@ def mmu_of(recorded: Recorded) -> str:
 def why_not(recorded: Recorded) -> str:
     """Why no process of the model can be held against this trace; "" if some can."""
     seen = recorded.entered | recorded.left | recorded.on_stacks | recorded.tracepoints
-    if seen & ARM64:
-        return "the processes of arm64 are not modelled yet"
     if any(len(mns) > 1 for mns in recorded.subscribers.values()):
         return "several VMs in one address space are not modelled yet"
     if not seen & (MODELLED - {"handle_mm_fault", "do_wp_page", "wp_page_copy"}):

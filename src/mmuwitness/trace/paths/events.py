@@ -25,23 +25,11 @@ USER_EVENTS = ("kvm_entry", "kvm_exit", "page_fault_user", "tracing_mark_write")
 """The task was in the guest or in user mode just before, or will be at once: no path is open."""
 
 UNMODELLED: dict[str, str] = {
-    "unmap_vmas": "munmap, or exit",
-    "unmap_region": "munmap, or exit",
-    "exit_mmap": "munmap, or exit",
     "zap_page_range": "madvise, zapping",
-    "zap_page_range_single": "madvise, zapping",
     "madvise_free_single_vma": "MADV_FREE",
     "do_madvise": "madvise",
-    "move_page_tables": "mremap",
-    "change_protection": "mprotect, or NUMA balancing",
-    "change_prot_numa": "NUMA balancing",
-    "task_numa_work": "NUMA balancing",
-    "try_to_migrate_one": "page migration",
     "try_to_unmap_one": "reclaim",
     "page_vma_mkclean_one": "writeback",
-    "copy_page_range": "fork",
-    "dup_mmap": "fork",
-    "__split_huge_pmd": "THP split",
     "collapse_huge_page": "THP collapse",
     "collapse_pte_mapped_thp": "THP collapse",
     "retract_page_tables": "THP collapse",
@@ -58,8 +46,6 @@ UNMODELLED: dict[str, str] = {
     "make_device_exclusive_range": "device migration",
     "kvm_arch_flush_shadow_memslot": "memslot change",
     "kvm_mmu_zap_all_fast": "memslot change",
-    "kvm_destroy_vm": "the VM's end",
-    "kvm_mmu_zap_all": "the VM's end",
 }
 """What the model's processes do not have yet, by the functions that do it."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mmuwitness.model.arch.arch import Arch
@@ -50,11 +50,12 @@ class Mark:
 class PathBuilder(Builder):
     """Folds a process with marks; `wanted` says which arguments of which functions matter."""
 
-    def __init__(self, host: Host, wanted: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, spec: Spec, wanted: Mapping[str, Sequence[str]]) -> None:
+        host = spec.host
         super().__init__(host.world, host.has_feature, host.overrides)
-        self.wanted = wanted
+        self.wanted, self.stands_for = wanted, spec.stands_for
         self.calls: list[Frame] = []
-        self.alone = not host.mm.notifier_subscriptions
+        self.alone = spec.name.endswith(ALONE)
 
     def build(self, name: str, pid: int, function: Any, arguments: tuple[Any, ...]) -> Process:
         self.names = [function.__name__]
@@ -63,17 +64,22 @@ class PathBuilder(Builder):
     def bind_arguments(self, frame: Frame, values: Any, keywords: Any, node: Any) -> None:
         super().bind_arguments(frame, values, keywords, node)
         if frame.context:
-            self.names.append(frame.source.tree.name)
+            self.names.append(self.name_of(frame))
         self.calls.append(frame)
-        self.mark("enter", frame.source.tree.name, self.arguments(frame, None), node)
+        self.mark("enter", self.name_of(frame), self.arguments(frame, None), node)
 
     def inline(self, source: Any, context: Any, values: Any, keywords: Any, node: Any) -> Folded:
         result = super().inline(source, context, values, keywords, node)
         frame = self.calls.pop()
-        self.mark("leave", source.tree.name, self.arguments(frame, result), node)
+        self.mark("leave", self.name_of(frame), self.arguments(frame, result), node)
         if context:
             self.names.pop()
         return result
+
+    def name_of(self, frame: Frame) -> str:
+        """Of a function, in this process."""
+        name: str = frame.source.tree.name
+        return self.stands_for.get(name, name)
 
     def expr_Call(self, node: ast.Call) -> Folded:
         callee = self.expr(node.func) if isinstance(node.func, ast.Name) else None
@@ -97,6 +103,8 @@ class PathBuilder(Builder):
     def mark(self, what: str, name: str, fields: Any, node: ast.AST) -> None:
         if self.alone and name.startswith("mmu_notifier_"):
             return  # the inline function asks mm_has_notifiers() and does not call
+        if what != "trace" and self.names[-2:] == [name, name]:
+            return  # a method that calls its base class's is one function of the kernel
         read = tuple(word for word, _ in fields.values())
         mark = Mark(what, name, tuple(self.names), fields)
         self.emit("mark", node, args=read, extra=mark)
@@ -104,7 +112,7 @@ class PathBuilder(Builder):
     def arguments(self, frame: Frame, result: Folded | None) -> dict[str, Any]:
         """The values of the wanted paths (`fault.page`, `result`), where they have one."""
         found = {}
-        for path in self.wanted.get(frame.source.tree.name, ()):
+        for path in self.wanted.get(self.name_of(frame), ()):
             first, *rest = path.split(".")
             value = result if first == "result" else frame.lookup(self, first)
             for part in rest:
@@ -149,6 +157,7 @@ class Graph:
 
     processes: list[Process]
     names: list[str]
+    runs: list[bool]  # of each: an address is a run of pages
 
     def __post_init__(self) -> None:
         self.blocks = [p.blocks for p in self.processes]
@@ -348,26 +357,40 @@ def part_of(word: Word, kind: Kind | None, name: str, sizes: dict[str, int]) -> 
     return extracted(word, part[2], part[3], part[1].lo)
 
 
-def conform_host(era: Era, arch: Arch, subscribed: bool) -> Host:
-    """A VM with one page beside its memslot; eight gfns share a table page, as many as a fault of
-    the shadow MMU prefetches. One page is enough: what is read from the state is any page."""
-    slot_pages = 1 if arch.name == "x86-tdp" else 8
-    host = Host(
-        era, arch, addresses=slot_pages + 1, slot_pages=slot_pages, pages=1, gfns_per_table=4
-    )
+def conform_host(era: Era, arch: Arch, subscribed: bool, slot_pages: int, **sizes: Any) -> Host:
+    """A VM with one page beside its memslot. One page is enough: what is read from the state is
+    any page."""
+    sizes = {"addresses": slot_pages + 1, "pages": 1, "gfns_per_table": 4} | sizes
+    host = Host(era, arch, slot_pages=slot_pages, **sizes)
     if not subscribed:
         host.mm.notifier_subscriptions = []
     return host
 
 
-def fold_graph(
-    specs: Sequence[tuple[str, Any, tuple[Any, ...], Host]], wanted: Mapping[str, Sequence[str]]
-) -> Graph:
-    """Fold processes (name, function, arguments, host) with marks."""
+ALONE = " without KVM"
+"""How the names of processes end whose address space KVM does not subscribe to."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A process to fold.  stands_for: a function of the model -> the one of the kernel that it
+    stands for here.  runs: an address stands for neighbouring pages, as many as there are."""
+
+    name: str
+    function: Any
+    arguments: tuple[Any, ...]
+    host: Host
+    stands_for: Mapping[str, str] = field(default_factory=dict)
+    runs: bool = False
+
+
+def fold_graph(specs: Sequence[Spec], wanted: Mapping[str, Sequence[str]]) -> Graph:
+    """Fold processes with marks."""
     folded = []
-    for pid, (name, function, arguments, host) in enumerate(specs):
-        folded.append(PathBuilder(host, wanted).build(name, pid, function, arguments))
-    for process, (_, _, _, host) in zip(folded, specs, strict=True):
-        simplify(process, host.world, written(folded))
+    for pid, spec in enumerate(specs):
+        builder = PathBuilder(spec, wanted)
+        folded.append(builder.build(spec.name, pid, spec.function, spec.arguments))
+    for process, spec in zip(folded, specs, strict=True):
+        simplify(process, spec.host.world, written(folded))
     drop_ghosts(folded)
-    return Graph(folded, [name for name, _, _, _ in specs])
+    return Graph(folded, [spec.name for spec in specs], [spec.runs for spec in specs])

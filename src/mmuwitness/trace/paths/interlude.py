@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmuwitness.trace.paths.events import UNMODELLED, Recorded
 from mmuwitness.trace.paths.match import SPTE_ACCESS, Seen
-from mmuwitness.trace.paths.observe import FUNCTIONS
+from mmuwitness.trace.paths.observe import FUNCTIONS, WINDOWS_OF
 
 KEPT_MAX = 10_000
 """Of longer ones the events are not kept, so that they are not read again as something else."""
@@ -33,6 +33,8 @@ class Interlude:
             self.taken.append(seen)
         self.place = self.place or seen.place
         for function in (seen.name, seen.caller, *seen.stack):
+            if function in WINDOWS_OF:
+                break  # the model has who opens this window
             if function in UNMODELLED:
                 self.name = self.name or UNMODELLED[function]
         if seen.stack and not self.name:
@@ -43,7 +45,6 @@ class Interlude:
             if seen.name == self.start:
                 self.windows += 1
                 self.open += self.brackets
-                self.name = self.name or EVENT_TYPES.get(seen.fields.get("event", -1), "")
             elif seen.name == self.end and not self.recorded.shows("leave", self.end):
                 self.open -= 1
         elif seen.what == "leave":
@@ -51,7 +52,7 @@ class Interlude:
         elif seen.name == self.start:
             self.windows += 1
         elif self.zaps(seen):
-            self.name = self.name or self.before or TABLES_FREED
+            self.name = self.name or self.before
         return not self.stack and self.open <= 0
 
     def named_by_stack(self, stack: tuple[str, ...]) -> str:
@@ -61,14 +62,13 @@ class Interlude:
         return f"windows of {around[0]}()" if around and not known else ""
 
     def zaps(self, seen: Seen) -> bool:
-        """Outside of every window and fault: what follows a window that only a tracepoint shows, or
-        page tables that go as a whole."""
+        """Outside of every window and fault: what follows a window that only a tracepoint shows."""
         if (
             seen.name != "kvm_tdp_mmu_spte_changed"
             or (seen.fields.get("new_spte") or 0) & SPTE_ACCESS
         ):
             return False
-        return not self.stack and not self.open and (self.idle or bool(self.before))
+        return not self.stack and not self.open and bool(self.before)
 
     def returned(self, seen: Seen) -> None:
         if not self.stack or self.stack.pop() != seen.name:
@@ -91,8 +91,3 @@ NOTIFIER = "__mmu_notifier_invalidate_range_start"
 
 CALLED_ELSEWHERE = frozenset({"hva_to_pfn", "kvm_unmap_gfn_range"})
 """Functions of the model that the kernel also calls from places that the model does not have."""
-
-TABLES_FREED = "page tables freed: the VM's end, a memslot"
-
-EVENT_TYPES = {0: "munmap, or exit", 2: "mprotect, or NUMA balancing", 3: "fork"}
-"""enum mmu_notifier_event, where it says who invalidates: UNMAP, PROTECTION_VMA, _PAGE."""

@@ -6,18 +6,29 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mmuwitness.model.era import Era
-from mmuwitness.model.host import find_arch
+from mmuwitness.model.host import Host, find_arch
 from mmuwitness.model.kvm.vcpu import vcpu_run
 from mmuwitness.model.mm.ksm import ksmd
 from mmuwitness.model.mm.memory import host_thread
 from mmuwitness.trace.kernel import Dialect
+from mmuwitness.trace.paths.automaton import Automaton
 from mmuwitness.trace.paths.events import UNMODELLED, Recorded
-from mmuwitness.trace.paths.graph import Graph, conform_host, fold_graph
+from mmuwitness.trace.paths.graph import ALONE, Graph, Spec, conform_host, fold_graph
 from mmuwitness.trace.paths.match import Matcher
-from mmuwitness.trace.paths.observe import WANTED, Observer
-from mmuwitness.trace.paths.tasks import ALONE, Automaton
+from mmuwitness.trace.paths.observe import EXIT, OUTSIDE, RELEASE, WANTED, Observer
+from mmuwitness.trace.paths.observe_arm64 import Stage2Observer
+from mmuwitness.trace.paths.rounds import (
+    forks,
+    migrates,
+    moves,
+    protects,
+    releases,
+    splits,
+    zaps,
+    zaps_of_huge,
+)
 
-ARCHES = {"tdp": "x86-tdp", "rmap": "x86-shadow", "shadow": "x86-shadow"}
+ARCHES = {"tdp": "x86-tdp", "rmap": "x86-shadow", "shadow": "x86-shadow", "stage2": "arm64"}
 """The MMU as the trace shows it: the model's architecture."""
 
 
@@ -26,12 +37,14 @@ class Kernel:
     """The kernel whose model is asked: which features, which MMU of KVM, how it codes results."""
 
     era: Era
-    mmu: str  # "tdp", "rmap", "shadow"
+    mmu: str  # "tdp", "rmap", "shadow", "stage2"
     dialect: Dialect
 
     @property
     def outcomes(self) -> dict[str, tuple[int, ...]]:
         """What the handling of a fault came to: the codes that say so."""
+        if self.mmu == "stage2":
+            return {"emulate": ()}  # what else it comes to is not in the code
         fixed, retry = self.dialect.fixed, self.dialect.retry
         assert fixed is not None
         return {
@@ -47,30 +60,79 @@ class Kernel:
 
 def automaton_of(kernel: Kernel, recorded: Recorded) -> Automaton:
     """The processes of this kernel, as this trace shows them."""
-    host = conform_host(kernel.era, find_arch(ARCHES[kernel.mmu]), True)
+    host = fault_host(kernel.era, ARCHES[kernel.mmu], True)
     matcher = Matcher(
         host.world.sizes,
         host.kvm.nr_gfns,
         kernel.mmu != "shadow",
         kernel.outcomes,
         frozenset(recorded.on_stacks),
-        frozenset(UNMODELLED),
+        OUTSIDE.union(UNMODELLED),
+        kernel.mmu == "stage2",
     )
-    observer = Observer(kernel.mmu, host.world.sizes)
+    observers = Stage2Observer if kernel.mmu == "stage2" else Observer
+    observer = observers(kernel.mmu, host.world.sizes)
     return Automaton(graph_of(kernel.era, ARCHES[kernel.mmu]), observer, matcher, recorded)
 
 
 @lru_cache
 def graph_of(era: Era, arch: str) -> Graph:
     """The processes of the model, folded."""
-    host = conform_host(era, find_arch(arch), True)
-    alone = conform_host(era, find_arch(arch), False)
-    return fold_graph(
-        (
-            ("ksm-merge", ksmd, (host.mm,), host),
-            ("guest fault", vcpu_run, (host.vcpus[0],), host),
-            ("host-write", host_thread, (host.mm,), host),
-            (ALONE, host_thread, (alone.mm,), alone),
-        ),
-        WANTED,
+    host, alone = fault_host(era, arch, True), fault_host(era, arch, False)
+    specs = [
+        Spec("ksm-merge", ksmd, (host.mm,), host),
+        Spec("guest fault", vcpu_run, (host.vcpus[0],), host),
+        Spec("host-write", host_thread, (host.mm,), host),
+        Spec("host-write" + ALONE, host_thread, (alone.mm,), alone),
+    ]
+    for subscribed in (True, False):
+        specs += range_specs(era, arch, subscribed)
+    specs += exit_specs(era, arch)
+    one = conform_host(era, find_arch(arch), True, 1)
+    specs.append(Spec(RELEASE, releases, (one.kvm,), one, {}, True))
+    return fold_graph(specs, WANTED)
+
+
+def fault_host(era: Era, arch: str, subscribed: bool) -> Host:
+    """Eight gfns share a table page, as many as a fault of the shadow MMU prefetches."""
+    return conform_host(era, find_arch(arch), subscribed, 8 if arch == "x86-shadow" else 1)
+
+
+def range_specs(era: Era, arch: str, subscribed: bool) -> list[Spec]:
+    """Who invalidates for the primary MMU's reasons."""
+    found = find_arch(arch)
+    host = conform_host(era, found, subscribed, 1)
+    family = conform_host(era, found, subscribed, 1, forks=True)
+    huge = conform_host(era, found, subscribed, 2, addresses=4, huge_pages=True)
+    apart = conform_host(
+        era, found, subscribed, 1, forks=True, addresses=1, layout=MEMSLOT_ELSEWHERE
     )
+    tail = "" if subscribed else ALONE
+    zap = "zap_page_range"
+    return [
+        Spec("madvise, zapping" + tail, zaps, (host.mm,), host, {zap: f"{zap}_single"}, True),
+        Spec("madvise, zapping" + tail, zaps_of_huge, (huge.mm,), huge, {}, True),
+        Spec("munmap" + tail, zaps, (host.mm,), host, {zap: "unmap_vmas"}, True),
+        Spec("mprotect, or NUMA balancing" + tail, protects, (host.mm,), host, {}, True),
+        Spec("mremap" + tail, moves, (host.mm,), host, {}, True),
+        Spec("fork" + tail, forks, (*family.children, family.mm), family, {}, True),
+        Spec("fork" + tail, forks, (*apart.children, apart.mm), apart, {}, True),
+        Spec("THP split" + tail, splits, (huge.mm,), huge, {}, True),
+        Spec("page migration" + tail, migrates, (host.mm,), host, MIGRATES),
+        Spec("page migration" + tail, migrates, (host.mm,), host, MIGRATES, True),  # of a large one
+    ]
+
+
+def exit_specs(era: Era, arch: str) -> list[Spec]:
+    """exit_mmap() after the notifiers were released: the list is there, and nobody is on it."""
+    host = conform_host(era, find_arch(arch), False, 1)
+    return [
+        Spec(EXIT, zaps, (host.mm,), host, {"zap_page_range": kernel}, True)
+        for kernel in ("unmap_vmas", "exit_mmap")
+    ]
+
+
+MEMSLOT_ELSEWHERE = ((0, 1, 1),)
+"""In none of the addresses that are copied: those of another VMA."""
+
+MIGRATES = {"try_to_unmap_one": "try_to_migrate_one"}

@@ -8,7 +8,7 @@ What the fault handler of x86 shows besides, `Observer.at` says.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mmuwitness.model.state import Kind
@@ -23,7 +23,8 @@ class Call:
     """model: a function of it. kernel: the functions that it stands for, outermost first.
 
     inlined: others that may be around what it calls; `Observer` says where they begin and end.
-    tail_called: its frame may be missing in a stack although it was called."""
+    tail_called: its frame may be missing in a stack although it was called.
+    callers: functions that the model does not have, and may be around this one."""
 
     model: str
     enter: Fields = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Call:
     kernel: tuple[str, ...] = ()
     inlined: tuple[str, ...] = ()
     tail_called: bool = False
+    callers: tuple[str, ...] = ()
 
 
 ADDRESS = ("addr", "address", "hva")
@@ -40,7 +42,10 @@ PAGES: Fields = {"page": ("pointer", ("page",)), "kpage": ("pointer", ("kpage",)
 ADDR: Fields = {"addr": ("hva", ADDRESS)}
 PTE: Fields = {"addr": ("hva", ADDRESS), "pte": ("pte", ("pte",))}
 RANGE: Fields = {"start": ("hva", ("start",)), "end": ("hva_end", ("end",))}
-GFNS: Fields = {"range.start": ("gfn", ("start",)), "range.end": ("gfn_end", ("end",))}
+GFNS: Fields = {
+    "range.start": ("gfn", ("start", "gfn")),
+    "range.end": ("gfn_end", ("end", "gend")),
+}
 DONE: Fields = {"result": ("errno", RET)}
 CHANGED: Fields = {"result": ("flag", RET)}
 NO_ERROR: Fields = {"start": ("zero", RET)}
@@ -55,6 +60,11 @@ MAPPED: Fields = {
 FAULT: Fields = {"fault.gfn": ("faulting", ADDRESS)}
 SPTE_GFN: Fields = {**GFNS, "range.arg_pte": ("pte", ("pte",))}
 
+LOOK_UP = (
+    *("handle_mm_fault", "hva_to_pfn", "kvm_faultin_pfn"),
+    *("direct_page_fault", "kvm_tdp_page_fault", "paging64_page_fault"),
+)
+
 # fmt: off
 ROWS = (
     # mm/ksm.c
@@ -66,6 +76,17 @@ ROWS = (
     Call("handle_mm_fault", ADDR, {}, ("handle_mm_fault",), tail_called=True),
     Call("do_wp_page", ADDR, {}, ("do_wp_page",), tail_called=True),
     Call("wp_page_copy", ADDR, {}, ("wp_page_copy",)),
+    Call("zap_page_range_single", kernel=("zap_page_range_single",), callers=("do_madvise",)),
+    Call("unmap_vmas", kernel=("unmap_vmas",), callers=("unmap_region", "exit_mmap")),
+    # the last user of the address space may be any task, which a probe's filter hides
+    Call("exit_mmap", inlined=("unmap_vmas",)),
+    Call("copy_page_range", kernel=("copy_page_range",), callers=("dup_mmap",)),
+    # mm/mprotect.c, mm/mremap.c, mm/huge_memory.c, mm/rmap.c
+    Call("change_protection", kernel=("change_protection",), inlined=("change_pmd_range",),
+         callers=("change_prot_numa", "task_numa_work")),
+    Call("move_page_tables", kernel=("move_page_tables",)),
+    Call("__split_huge_pmd", kernel=("__split_huge_pmd",)),
+    Call("try_to_migrate_one", ADDR, {}, ("try_to_migrate_one",), callers=LOOK_UP),
     # mm/mmu_notifier.c, mm/pgtable-generic.c
     Call("mmu_notifier_invalidate_range_start", RANGE, NO_ERROR,
          ("__mmu_notifier_invalidate_range_start",)),
@@ -88,6 +109,8 @@ ROWS = (
          ("paging64_page_fault", "kvm_tdp_page_fault", "direct_page_fault"),
          inlined=("kvm_faultin_pfn",), tail_called=True),
     Call("tdp_mmu_map_handle_target_level", MAPPED, {}, ("kvm_tdp_mmu_map",)),
+    Call("kvm_mmu_notifier_release",
+         callers=("kvm_mmu_zap_all", "kvm_destroy_vm", "kvm_arch_flush_shadow_memslot")),
     Call("direct_pte_prefetch", inlined=("paging64_pte_prefetch", "paging64_prefetch_gpte")),
 )
 # fmt: on
@@ -105,9 +128,34 @@ INSTALLED_BEFORE: Fields = {
 STORED: Fields = {"element": ("gfn", ("gfn",)), "value": ("spte", ("new_spte", "spte"))}
 """A leaf that is stored: its number, its value."""
 
+TOLD_BY_CALLER = frozenset(
+    (
+        *("zap_page_range_single", "unmap_vmas", "copy_page_range", "change_protection"),
+        *("change_pmd_range", "move_page_tables", "__split_huge_pmd", "try_to_migrate_one"),
+    )
+)
+"""Functions that open windows which differ in little else."""
+
+WINDOWS_OF = TOLD_BY_CALLER.union(
+    ("write_protect_page", "replace_page", "try_to_merge_one_page", "wp_page_copy")
+)
+"""Functions of the model that open windows."""
+
+CLEAR = 1
+EVENTS = {
+    "unmap_vmas": 0,
+    "exit_mmap": 0,
+    "move_page_tables": 0,
+    "change_protection": 2,
+    "copy_page_range": 3,
+}
+"""enum mmu_notifier_event of the windows of a function: UNMAP, PROTECTION_VMA, PROTECTION_PAGE; of
+all others CLEAR."""
+
 WANTED: dict[str, tuple[str, ...]] = {
     **{name: (*row.enter, *row.leave) for name, row in CALLS.items()},
     "map": ("fault.gfn", "fault.page"),
+    "install": ("fault.gfn", "fault.page", "fault.map_writable", "fault.permission"),
     "get_user_page_fast_only": ("addr", "result"),
 }
 
@@ -120,10 +168,23 @@ TRACEPOINTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 
 SPTE_TRACEPOINTS = ("kvm_mmu_spte_requested", "kvm_tdp_mmu_spte_changed", "kvm_mmu_set_spte")
 
-FUNCTIONS = frozenset(n for row in CALLS.values() for n in (*row.kernel, *row.inlined))
+STAGE2 = frozenset(
+    (
+        *("kvm_pgtable_stage2_map", "kvm_pgtable_stage2_unmap"),
+        *("kvm_pgtable_stage2_relax_perms", "kvm_handle_guest_abort"),
+    )
+)
+"""Functions of arm64 that `observe_arm64` shows."""
+
+FUNCTIONS = STAGE2.union(n for row in CALLS.values() for n in (*row.kernel, *row.inlined))
 """The kernel functions that the model has."""
 
-MODELLED = FUNCTIONS | TRACEPOINTS.keys() | set(SPTE_TRACEPOINTS)
+CALLERS = {name: row.callers for row in ROWS for name in (row.model, *row.kernel)}
+"""Functions that the model does not have, by those of the kernel that they may call."""
+
+OUTSIDE = frozenset(name for callers in CALLERS.values() for name in callers) - FUNCTIONS
+
+MODELLED = FUNCTIONS | TRACEPOINTS.keys() | {*SPTE_TRACEPOINTS, "kvm_guest_fault"}
 
 
 class Check(NamedTuple):
@@ -143,6 +204,7 @@ class Label:
     name: str
     checks: tuple[Check, ...]
     frames: tuple[str, ...]
+    repeats: int = 0  # it and what comes behind it, so many labels, may come again and again
 
     def __str__(self) -> str:
         return {"enter": "{}()", "leave": "return from {}()", "trace": "{}"}[self.what].format(
@@ -184,6 +246,9 @@ class Observer:
         fields = row.enter if mark.what == "enter" else row.leave
         outer = tuple(name for f in mark.frames[:-1] for name in kernel_names(f))
         checks = tuple(Check(r, n, *words[p]) for p, (r, n) in fields.items() if p in words)
+        if mark.what == "enter" and mark.name.endswith("invalidate_range_start"):
+            event = next((EVENTS[f] for f in mark.frames if f in EVENTS), CLEAR)
+            checks += (Check("number", ("event", "ev"), event, None),)
         labels = [
             Label(mark.what, name, checks, outer + row.kernel[:depth])
             for depth, name in enumerate(row.kernel)
@@ -292,6 +357,38 @@ def kernel_names(model: str) -> tuple[str, ...]:
     """The kernel's names for a function of the model."""
     row = CALLS.get(model)
     return (*row.kernel, *row.inlined) if row else (model,)
+
+
+EXIT = "exit"
+"""The process whose window is over the whole address space."""
+
+UNMAP = "kvm_pgtable_stage2_unmap"
+
+RELEASE = "page tables freed: the VM's end, a memslot"
+"""The process that zaps outside of every window."""
+
+RUN_ROLES = {
+    "hva": "run_hva",
+    "hva_end": "run_hva_end",
+    "gfn": "run_gfn",
+    "gfn_end": "run_gfn_end",
+    "ipa": "run_ipa",
+    "pages": "run_pages",
+}
+
+
+def of_run(label: Label, process: str) -> Label:
+    """The label where an address stands for a run of pages, and a leaf for theirs."""
+    stored = label.name == "kvm_tdp_mmu_spte_changed"
+    roles = RUN_ROLES | ({"gfn": "run_leaf"} if stored else {})
+    if process == EXIT:
+        roles["hva_end"] = "address_max"
+    window = ("of", next((f for f in reversed(label.frames) if f in WINDOWS_OF), ""))
+    checks = tuple(
+        Check(roles[c.role], c.names, window, None) if c.role in roles else c for c in label.checks
+    )
+    repeats = 1 if stored else 2 if label.name == UNMAP and label.what == "enter" else 0
+    return replace(label, checks=checks, repeats=repeats)
 
 
 def leaves(name: str, outcome: str, frames: tuple[str, ...]) -> Label:

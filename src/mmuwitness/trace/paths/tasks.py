@@ -2,134 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from mmuwitness.process.ir import Operand, Reg
-from mmuwitness.trace.paths.events import Recorded
-from mmuwitness.trace.paths.graph import Graph, Point, Word
+from mmuwitness.trace.paths.automaton import Automaton, Position
+from mmuwitness.trace.paths.graph import ALONE, Point
 from mmuwitness.trace.paths.interlude import Interlude
-from mmuwitness.trace.paths.match import PFN_ERROR, PFN_NO_SLOT, SPTE_ACCESS, Matcher, Names, Seen
-from mmuwitness.trace.paths.observe import CALLS, SPTE_TRACEPOINTS, Label, Observer
+from mmuwitness.trace.paths.match import PFN_ERROR, PFN_NO_SLOT, SPTE_ACCESS, Names, Seen
+from mmuwitness.trace.paths.observe import CALLS, RELEASE, SPTE_TRACEPOINTS, TOLD_BY_CALLER, Label
+from mmuwitness.trace.paths.totals import Departure, NotModelled, Totals
 
 HISTORY_MAX = 24
-PLACES_MAX = 5
 HUGE_LEAF = 1 << 7
 NO_NAMES: Names = frozenset()
-
-Position = tuple[tuple[Label, ...], Point]
-"""Labels that have to come first, and the point behind them."""
-
-Followers = dict[tuple[str, str], list[tuple[Label, Position]]]
-"""What may be shown next, by what it is and its name, with the position behind each."""
-
-
-@dataclass(frozen=True)
-class Departure:
-    """Where a task leaves the model: what it did up to there, what was allowed, what came."""
-
-    seen: Seen
-    process: str  # "" at the beginning of an activity
-    history: tuple[Seen, ...]  # of the activity, oldest first
-    allowed: tuple[str, ...]
-    why: str
-
-    def __str__(self) -> str:
-        allowed = " or ".join(self.allowed) or "nothing"
-        return (
-            f"{self.seen.place}: {self.seen.task}-{self.seen.pid}: {self.seen}: {self.why}; "
-            f"the model allows {allowed}"
-        )
-
-
-@dataclass
-class Accepted:
-    """The activities of one kind that are paths of the model."""
-
-    activities: int = 0
-    windows: int = 0
-    events: int = 0
-
-
-@dataclass
-class NotModelled:
-    """An activity that the model has no process for."""
-
-    windows: int = 0
-    events: int = 0
-    places: list[int] = field(default_factory=list)  # of the first ones
-
-    def add(self, windows: int, events: int, place: int) -> None:
-        self.windows += windows
-        self.events += events
-        if len(self.places) < PLACES_MAX:
-            self.places.append(place)
-
-
-class Automaton:
-    """The processes of one kernel as far as one trace shows them; walked lazily, kept."""
-
-    def __init__(
-        self, graph: Graph, observer: Observer, matcher: Matcher, recorded: Recorded
-    ) -> None:
-        self.graph, self.observer, self.matcher = graph, observer, matcher
-        self.recorded = recorded
-        self.followers: dict[Position, tuple[Followers, bool]] = {}
-        self.heads = [graph.head(number) for number in range(len(graph.processes))]
-
-    def ahead(self, position: Position) -> tuple[Followers, bool]:
-        """What may be shown next, and whether the activity may be over without more."""
-        found = self.followers.get(position)
-        if found is None:
-            labels, ends = self.search(position)
-            followers: Followers = {}
-            for label, behind in labels:
-                followers.setdefault((label.what, label.name), []).append((label, behind))
-            found = self.followers[position] = followers, ends
-        return found
-
-    def search(self, position: Position) -> tuple[list[tuple[Label, Position]], bool]:
-        pending, point = position
-        if pending:
-            return [(pending[0], (pending[1:], point))], False
-        stack, seen, ends = [point], {point}, False
-        labels: list[tuple[Label, Position]] = []
-        while stack:
-            for mark, words, after in self.graph.walk(stack.pop()):
-                if mark is None:
-                    ends = True
-                    continue
-                read: Callable[[Operand], Word] = self.reader(words)
-                for shown, outcome in self.observer.at(mark, read, after.outcome):
-                    visible = tuple(x for x in shown if self.recorded.shows(x.what, x.name))
-                    behind = after._replace(outcome=outcome)
-                    if visible:
-                        labels.append((visible[0], (visible[1:], behind)))
-                    elif behind not in seen:
-                        seen.add(behind)
-                        stack.append(behind)
-        return list(dict.fromkeys(labels)), ends
-
-    def reader(self, words: Mapping[Reg, Word]) -> Callable[[Operand], Word]:
-        def read(operand: Operand) -> Word:
-            if isinstance(operand, int):
-                return operand
-            return words.get(operand, ("load", -1 - self.graph.regs[operand]))
-
-        return read
-
-    def begins_window(self, seen: Seen) -> bool:
-        """Whether it is where this trace shows that a window opens, at the outermost level."""
-        return (seen.what, seen.name) == self.recorded.window_begins
-
-    def names(self, positions: set[tuple[Position, Names]]) -> set[str]:
-        """The processes that a task may be in."""
-        return {self.graph.names[point.process] for (_, point), _ in positions}
-
-    @property
-    def emulated(self) -> tuple[int, ...]:
-        return tuple(self.matcher.outcomes["emulate"])
 
 
 class Task:
@@ -153,6 +39,9 @@ class Task:
         self.window: Window | None = None
         self.lost, self.guessed = True, False
         self.lost_in = NO_BEGINNING
+        self.outer: Outer | None = None  # the fault that the present activity is in
+        self.mm: int | None = None  # the address space that the last event of it named
+        self.freed = False  # page tables went since the task came back
         self.untold = 0  # events that are in no total yet
 
     def lose(self) -> None:
@@ -161,7 +50,7 @@ class Task:
             self.totals.begun_before += self.lost_in == NO_BEGINNING
             self.tell(self.lost_in, self.untold)
         self.clear()
-        self.interlude, self.lost = None, True
+        self.interlude, self.outer, self.lost = None, None, True
 
     def tell(self, elsewhere: str, events: int = 1) -> None:
         self.totals.elsewhere[elsewhere] += events
@@ -172,6 +61,7 @@ class Task:
             self.totals.elsewhere[seen.name] += 1
             return self.come_back(seen)
         self.untold += 1
+        self.mm = seen.fields.get("mm", self.mm)
         departure = self.take(seen)
         if departure is not None and self.window is not None:
             departure = self.reread(self.window, departure)
@@ -182,9 +72,18 @@ class Task:
             self.lose()
             self.guessed = True
             return None
+        begin = self.first.name if self.first is not None else ""
+        if departure is not None and self.outer is not None and begin not in TOLD_BY_CALLER:
+            return self.outer.refusal
         if self.interlude is None and not self.guessed:
+            self.guessed = self.lost and self.alone()
             self.lost = False
         return departure
+
+    def alone(self) -> bool:
+        """Only of an address space that KVM does not subscribe to, which is not certain yet."""
+        names = self.automaton.names(self.positions)
+        return all(name.endswith(ALONE) for name in names)
 
     def take(self, seen: Seen) -> Departure | None:
         if self.interlude is not None:
@@ -192,6 +91,14 @@ class Task:
         if self.passed_over(seen):
             return None
         following, fresh = self.advance(seen)
+        if not following and self.outer is not None and self.may_end():
+            self.resume(self.outer)
+            following, fresh = self.advance(seen)
+        if not following and self.looks_up():
+            following = self.begun(seen, MIGRATION)
+            if following:
+                self.interrupt(self.departure(seen))
+                self.first = seen
         if not following:
             return self.go_on(self.begin_interlude(self.departure(seen)), seen)
         if fresh:
@@ -228,30 +135,85 @@ class Task:
                 found = match(label, seen, names)
                 if found is not None:
                     following.add((behind, found))
-        if following or (self.positions and not self.may_end()):
+        if following or self.outer is not None or (self.positions and not self.may_end()):
             return following, False
+        return self.begun(seen), True
+
+    def begun(self, seen: Seen, process: str = "") -> set[tuple[Position, Names]]:
+        """Where the event leads as the first one of an activity, of one process or of any."""
+        match, key = self.automaton.matcher.match, (seen.what, seen.name)
+        begun = set()
         for head in self.heads(seen):
+            if process and self.automaton.graph.names[head.process] != process:
+                continue
             for label, behind in self.automaton.ahead(((), head))[0].get(key, ()):
                 found = match(label, seen, NO_NAMES)
                 if found is not None:
-                    following.add((behind, found))
-        return following, True
+                    begun.add((behind, found))
+        return begun
+
+    # -- migration in a fault --------------------------------------------------------------------
+
+    def looks_up(self) -> bool:
+        """A fault looks its page up: on the way the kernel may migrate it for NUMA balancing, which
+        in the model is a process of its own."""
+        if self.outer is not None or not self.history or self.may_end():
+            return False
+        if not self.automaton.names(self.positions) <= FAULTS:
+            return False
+        last, shows = self.history[-1], self.automaton.recorded.shows
+        begins = "handle_mm_fault" if last.name == "handle_mm_fault" else "hva_to_pfn"
+        if shows("enter", begins):
+            return (last.what, last.name) == ("enter", begins)
+        return (last.what, last.name) == ("trace", "kvm_page_fault")
+
+    def interrupt(self, refusal: Departure) -> None:
+        self.outer = Outer(
+            refusal,
+            self.positions,
+            tuple(self.history),
+            self.first,
+            self.events,
+            self.windows,
+            tuple(self.inside),
+        )
+        self.clear()
+
+    def resume(self, outer: Outer) -> None:
+        """The migration is over, and the fault goes on."""
+        self.finish()
+        self.outer = None
+        self.positions, self.first, self.window = outer.positions, outer.first, None
+        self.events, self.windows = outer.events, outer.windows
+        self.history.extend(outer.history)
+        self.inside += outer.inside
 
     def may_end(self) -> bool:
         return any(self.automaton.ahead(position)[1] for position, _ in self.positions)
 
     def heads(self, seen: Seen) -> Sequence[Point]:
         """The beginnings of all processes; of those without KVM's notifier only as long as the
-        address space has not been seen to have it."""
-        subscribed = seen.fields.get("mm") in self.totals.subscribed
+        address space has not been seen to have it; of what zaps outside of every window not where
+        such a window was not modelled."""
+        subscribed = seen.fields.get("mm", self.mm) in self.totals.subscribed
         heads = self.automaton.heads
         names = self.automaton.graph.names
-        return [h for h, n in zip(heads, names, strict=True) if not (subscribed and n == ALONE)]
+        return [
+            head
+            for head, name in zip(heads, names, strict=True)
+            if not (subscribed and name.endswith(ALONE))
+            and not (self.last_interlude and name == RELEASE)
+        ]
 
     # -- what is not modelled ------------------------------------------------------------------
 
     def passed_over(self, seen: Seen) -> bool:
-        """Fast page faults, huge pages and page tables are in no process."""
+        """Fast page faults, huge pages and page tables are in no process; nor are aborts on arm64
+        that nothing else is seen of."""
+        to_vmm = seen.name == "kvm_handle_guest_abort" and seen.fields.get("ret") == 0
+        if to_vmm and (not self.positions or self.may_end()):
+            self.count_not_modelled(MMIO, 0, 1, seen.place)
+            return True
         if seen.name == "fast_page_fault":
             if seen.fields.get("fixed") or seen.fields.get("spurious"):
                 self.give_up("fast page fault", seen)
@@ -265,6 +227,7 @@ class Task:
             if asked or (new & HUGE_LEAF and new & SPTE_ACCESS) or old & HUGE_LEAF:
                 self.give_up("huge page", seen)
             else:
+                self.freed = self.freed or (old & SPTE_ACCESS != 0 and not new & SPTE_ACCESS)
                 self.tell(f"{seen.name} of a page table")
             return True
         return False
@@ -275,7 +238,7 @@ class Task:
             return ""
         ret, pfn = seen.fields.get("ret"), seen.fields.get("pfn")
         if seen.what == "user" and self.events == 1:
-            return "guest fault that KVM's MMU does not see (MMIO)"
+            return MMIO
         if seen.what == "leave" and seen.name in FAULT_RETURNS:
             return "access that is emulated" if ret in self.automaton.emulated else ""
         if seen.name == "kvm_tdp_mmu_map" and isinstance(pfn, int) and pfn & PFN_NO_SLOT:
@@ -291,7 +254,7 @@ class Task:
         first = self.first if self.positions and self.first is not None else seen
         self.count_not_modelled(name, self.windows, self.untold, first.place)
         self.clear()
-        self.interlude, self.lost, self.guessed = None, True, True
+        self.interlude, self.outer, self.lost, self.guessed = None, None, True, True
         self.lost_in = f"the rest of: {name}"
 
     def count_not_modelled(self, name: str, windows: int, events: int, place: int) -> None:
@@ -329,6 +292,8 @@ class Task:
 
     def come_back(self, seen: Seen) -> Departure | None:
         self.last_interlude = ""
+        if self.outer is not None and self.interlude is None and self.may_end():
+            self.resume(self.outer)
         if self.lost or self.guessed:
             if self.open:
                 self.lose()
@@ -341,15 +306,19 @@ class Task:
         if self.open:
             return self.departure(seen)
         self.finish()
+        self.freed = False
         return None
 
     def finish(self) -> None:
         """The present activity is over."""
         if self.positions and self.first is not None:
-            name = min(self.automaton.names(self.positions))
+            ended = [p for p, _ in self.positions if self.automaton.ahead(p)[1]]
+            name = self.automaton.graph.names[min(point.process for _, point in ended)]
             if name == "guest fault" and self.windows:
                 name = "cow-break"
-            if self.inside:
+            if name == RELEASE and not self.freed:
+                self.count_not_modelled(ZAPS, self.windows, self.events, self.first.place)
+            elif self.inside:
                 what = f"{name} with {self.inside[0]} in it"
                 self.count_not_modelled(what, self.windows, self.events, self.first.place)
             else:
@@ -389,6 +358,21 @@ class Task:
         return Departure(seen, process, tuple(self.history), tuple(sorted(allowed)), why)
 
 
+@dataclass(frozen=True)
+class Outer:
+    """A fault that goes on when the activity inside it is over.
+
+    refusal: what comes out if that turns out to be none, and did not say by its name what it is."""
+
+    refusal: Departure
+    positions: set[tuple[Position, Names]]
+    history: tuple[Seen, ...]
+    first: Seen | None
+    events: int
+    windows: int
+    inside: tuple[str, ...]
+
+
 @dataclass
 class Window:
     """The last window of an activity: where the task was before it, and the events since."""
@@ -400,10 +384,13 @@ class Window:
 
 FAULT_RETURNS = frozenset(CALLS["page_fault"].kernel) | {"kvm_faultin_pfn", "kvm_tdp_mmu_map"}
 
-NO_BEGINNING = "of activities whose beginning is not in the trace"
+MIGRATION = "page migration"
+MMIO = "guest fault that KVM's MMU does not see (MMIO)"
+ZAPS = "zaps outside of every window"
 
-ALONE = "host-write without KVM"
-"""The process of an address space that KVM does not subscribe to."""
+FAULTS = {"guest fault", "host-write", "host-write" + ALONE}
+
+NO_BEGINNING = "of activities whose beginning is not in the trace"
 
 
 def described(label: Label, names: Names) -> str:
@@ -420,20 +407,3 @@ def described(label: Label, names: Names) -> str:
             if isinstance(check.word, str):
                 shown.append(f"{check.names[0]}={check.word}")
     return " ".join([str(label), *shown])
-
-
-@dataclass
-class Totals:
-    """What a whole trace came to."""
-
-    accepted: dict[str, Accepted] = field(default_factory=dict)
-    not_modelled: dict[str, NotModelled] = field(default_factory=dict)
-    begun_before: int = 0
-    subscribed: set[int] = field(default_factory=set)  # address spaces that have KVM's notifier
-    elsewhere: Counter[str] = field(default_factory=Counter)
-
-    def accept(self, name: str, windows: int, events: int) -> None:
-        known = self.accepted.setdefault(name, Accepted())
-        known.activities += 1
-        known.windows += windows
-        known.events += events
