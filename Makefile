@@ -80,7 +80,7 @@ bench/run: $(STAMP)
 	@$(PY) -m bench.trace
 
 survey: $(STAMP) ## change every line of the model, one at a time: who notices? (an hour)
-	@$(PY) -m tests.model.survey
+	@$(PY) -m tests.model.survey $(ONLY)
 
 golden: $(STAMP) ## accept what the golden tests print now; review the diff
 	@MMUWITNESS_GOLDEN=accept $(PY) -m pytest -q -m golden || test $$? = 5 # 5: there are none

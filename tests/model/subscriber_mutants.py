@@ -162,7 +162,7 @@ SUBSCRIBER_BREAKS = [
      STALE_DEVICE - {"no_lost_write"}),
     ("remove() does not wait for windows", "hmm_open", "v6.1", "x86-tdp",
      {"used_after_remove"}),
-    ("end() leaves the sequence odd", "oom_hmm", "v6.1", "x86-tdp", {D8}),
+    ("end() leaves the sequence odd", "hmm_dontneed", "v6.1", "x86-tdp", {D8}),
 ]  # fmt: skip
 
 SUBSCRIBER_HARMLESS = [

@@ -1,6 +1,5 @@
 """The lines of the protocol changed, one change at a time: which changes do the shipped claims
-and scenarios notice?  `make survey` runs it and writes what nobody noticed to
-survivors.toml, where each survivor has its reason."""
+and scenarios notice?  `make survey` prints each change, who noticed it, and the share."""
 
 from __future__ import annotations
 
@@ -8,11 +7,9 @@ import multiprocessing
 import os
 import sys
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from types import FunctionType
 
 from mmuwitness.explore.mutants import Judged, Place, judge_all, place
@@ -23,8 +20,6 @@ from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import SCENARIOS
 from mmuwitness.process.mutate import Mutation, mutations, not_of_a_kernel
 
-SURVIVORS = Path(__file__).with_name("survivors.toml")
-NOT_SAID = "not looked into"
 STATES_MAX = 60_000
 PLACES_MAX = 14
 
@@ -77,10 +72,14 @@ def asked(function: FunctionType) -> list[Place]:
     return [*first.values(), *rest][:PLACES_MAX]
 
 
+def module_of(function: FunctionType) -> str:
+    return function.__module__.removeprefix("mmuwitness.model.")
+
+
 def changes() -> Iterator[Mutation]:
     ghosts = not_of_a_kernel()
     for function in functions().values():
-        if function.__module__.removeprefix("mmuwitness.model.") in SURVEYED:
+        if module_of(function) in SURVEYED:
             yield from mutations(function, ghosts)
 
 
@@ -103,50 +102,27 @@ def list_of_changes() -> list[Mutation]:
     return list(changes())
 
 
-def read_reasons() -> dict[str, dict[str, str]]:
-    """By function, the survivors and why each is one."""
-    return tomllib.loads(SURVIVORS.read_text()) if SURVIVORS.exists() else {}
-
-
-def to_toml(reasons: dict[str, dict[str, str]]) -> str:
-    head = "# What the survey left over, by function, and why.  Written by `make survey`.\n"
-    tables = []
-    for name, rows in sorted(reasons.items()):
-        lines = [f"{quoted(text)} = {quoted(why)}" for text, why in rows.items()]
-        tables.append("\n".join([f"[{quoted(name)}]", *lines]))
-    return head + "\n" + "\n\n".join(tables) + "\n"
-
-
-def quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
 def main(names: Sequence[str]) -> None:
-    """names: only these functions; the others keep their entries."""
+    """names: only these modules (kvm.kvm_main) or functions."""
     began = time.monotonic()
     numbers = [
         number
         for number, each in enumerate(list_of_changes())
-        if not names or each.function.__qualname__ in names
+        if not names or {each.function.__qualname__, module_of(each.function)} & set(names)
     ]
     print(f"{len(places())} places, {time.monotonic() - began:.0f} s", flush=True)
-    before = read_reasons()
-    after = {name: rows for name, rows in before.items() if names and name not in names}
     count: Counter[str] = Counter()
     context = multiprocessing.get_context("fork")
     with context.Pool(os.cpu_count()) as pool:
         for number, what, by in pool.imap(outcome, numbers, chunksize=1):
             change = list_of_changes()[number]
             count[what] += 1
-            if what == "survived":
-                known = before.get(change.function.__qualname__, {})
-                rows = after.setdefault(change.function.__qualname__, {})
-                rows[change.text] = known.get(change.text, NOT_SAID)
             print(f"{what:9} {change.line:4} {change.name}  {by}", flush=True)
-    SURVIVORS.write_text(to_toml(after))
     noticed = count["caught"] + count["survived"]
-    print(f"{dict(count)}: {count['caught'] / max(noticed, 1):.1%} of those that change a program"
-          f" are caught; {time.monotonic() - began:.0f} s")  # fmt: skip
+    print(
+        f"{dict(count)}: {count['caught'] / max(noticed, 1):.1%} of those that change a program are"
+        f" caught; {time.monotonic() - began:.0f} s"
+    )
 
 
 if __name__ == "__main__":
