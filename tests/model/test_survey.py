@@ -13,7 +13,7 @@ from tests.model.survey import judged, list_of_changes
     [
         ("kvm_mmu_invalidate_end: without `kvm.mmu_invalidate_seq.bump()`", True),
         ("kvm_mmu_invalidate_begin: without `kvm.mmu_invalidate_in_progress += 1`", True),
-        ("wp_page_copy: without `page_remove_rmap(old, addr)`", True),
+        ("kvm_flush_remote_tlbs: without `kvm.arch.flush_remote_tlbs(kvm)`", True),
         # nobody reads the range while the count is 0
         ("kvm_mmu_invalidate_end: without `kvm.mmu_invalidate_range_start = 0`", False),
     ],
