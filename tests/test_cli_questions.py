@@ -11,6 +11,8 @@ from mmuwitness.explore import mutants, questions
 from mmuwitness.model.scenarios import SCENARIOS
 from tests.test_cli import HOLDS, USAGE, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def few_scenarios(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,12 @@ VIOLATES = {
 STATES_MAX = 2_000_000
 SMALL_STATES = 6_000
 
-each_bug = pytest.mark.parametrize("name", corpus())
+QUICK = ("H2", "H5", "H8", "H12", "H14", "H37", "L1", "P1", "R1")
+
+each_bug = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in corpus()],
+)
 
 
 def number_or_name(claim: str) -> str:

@@ -45,6 +45,9 @@ from mmuwitness.report.questions_table import (
 )
 from mmuwitness.report.witness import timeline_text
 
+pytestmark = pytest.mark.slow
+
+
 FEW = ("ksm", "uprobe_one", "dontneed_one", "memslot_delete")
 
 

@@ -91,6 +91,7 @@ def test_a_mutant_is_the_function_with_one_change(change: Mutation) -> None:
     assert after.body[-1].lineno == last
 
 
+@pytest.mark.slow
 def test_every_function_of_the_model_can_be_changed() -> None:
     """Each mutant is one that the language can read, and no two have the same name."""
     ghosts = not_of_a_kernel()
