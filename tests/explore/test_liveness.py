@@ -228,3 +228,11 @@ def test_liveness_adds_every_eventually_claim() -> None:
     assert list(alone.verdicts) == [MAPS, *(name for name in EVENTUALLY if name != MAPS)]
     assert "may be overtaken for ever" in alone.text()
     assert json.loads(alone.to_json())["fairness"] == "weak"
+
+
+@pytest.mark.parametrize("name", ["cache_beside_window", "cache_in_storm", "fault_in_storm"])
+def test_what_is_violated_is_drawn(name: str) -> None:
+    """Also where a process has nothing to do, and ends at its first step."""
+    text = check(name, liveness=True).text()
+    assert "from here on, again and again" in text
+    assert " ~" not in text and "mmuwitness replay" in text

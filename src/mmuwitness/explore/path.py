@@ -9,6 +9,7 @@ from typing import Any
 from mmuwitness.model.state import Lock
 from mmuwitness.process.errors import Location
 from mmuwitness.process.ir import Block, Op
+from mmuwitness.process.language import source_of
 from mmuwitness.process.native import NativeProgram
 from mmuwitness.process.program import Program
 
@@ -99,11 +100,16 @@ def describe_step(
     changes = tuple(Change(n, before[n], after[n]) for n in before if before[n] != after[n])
     names = tuple(m for bit, m in enumerate(program.lowered.marks) if marks >> bit & 1)
     name = program.process_name(pid)
-    what = f"{op.code} {op.field.key}" if op.field else op.code
-    return PathStep(number, name, pid, choice, op.where, what, (), names, changes)
+    if op is None:
+        source = source_of(program.host.processes[pid].function)
+        where, what = source.location(source.tree), "ends"
+    else:
+        where, what = op.where, f"{op.code} {op.field.key}" if op.field else op.code
+    return PathStep(number, name, pid, choice, where, what, (), names, changes)
 
 
-def first_operation(block: Block) -> Op:
-    while not block.ops:
+def first_operation(block: Block) -> Op | None:
+    """None: the process does nothing, and ends."""
+    while not block.ops and block.targets:
         block = block.targets[0]
-    return block.ops[0]
+    return block.ops[0] if block.ops else None
