@@ -256,9 +256,14 @@ def test_stops_before_indices_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ctrl_c_keeps_what_was_found(threads: int) -> None:
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     model = tree_model()
+    # a shell that puts the tests into the background has them ignore it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer.start()
-    result = search(model.address, [1], 2, threads=threads, memory_limit_bytes=4 << 30)
-    timer.join()
+    try:
+        result = search(model.address, [1], 2, threads=threads, memory_limit_bytes=4 << 30)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
     assert result.stopped == "interrupted"
     assert result.states > 10_000
     deepest = max(itertools.islice(result.indices(), 0, None, 1001), key=result.state)
