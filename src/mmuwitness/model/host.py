@@ -52,6 +52,8 @@ def find_arch(name: str) -> Arch:
 class Host:
     """What a scenario's processes run on.  sizes: those of `Sizes`."""
 
+    make_world = World
+
     def __init__(self, era: Era, arch: Arch, **sizes: Any) -> None:
         self.era, self.arch, self.sizes = era, arch, Sizes(**sizes)
         self.features_read: set[str] = set()
@@ -73,7 +75,7 @@ class Host:
 
     def wire_world(self) -> World:
         sizes = self.sizes
-        return World(
+        return self.make_world(
             pages=sizes.pages,
             addresses=sizes.addresses,
             pmds=-(-sizes.addresses // 2),
