@@ -61,14 +61,14 @@ class Cells:
 
 
 class Instances(Sequence[Any]):
-    """The instances of a struct; handles to them are made anew each time, and are equal."""
+    """The instances of a struct: Python objects where they are few, else made when asked for."""
 
     def __init__(self, world: ArrayWorld, cls: type[Any], count: int, constants: Any) -> None:
-        self.world, self.cls, self.count, self.constants = world, cls, count, constants
+        self.world, self.cls, self.size, self.constants = world, cls, count, constants
         self.made = [self.make(index) for index in range(count)] if count <= FEW else []
 
     def make(self, index: int) -> Any:
-        made = self.cls.__new__(self.cls)
+        made: Any = object.__new__(self.cls)
         made.world, made.index = self.world, index
         made.cells = Cells(self.world, self.cls, index)
         for name, value in self.constants.items():
@@ -76,18 +76,16 @@ class Instances(Sequence[Any]):
         return made
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(self.count))]
-        if not -self.count <= index < self.count:
+        if not -self.size <= index < self.size:
             raise IndexError(index)
-        return self.made[index] if self.made else self.make(index % self.count)
+        return self.made[index] if self.made else self.make(index % self.size)
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
 
 class ArrayWorld(World):
-    """shared: another world, some of whose structs are this one's, too (`share`)."""
+    """A world of arrays; it may have structs of another one among its own (`share`)."""
 
     def __init__(self, **sizes: int) -> None:
         super().__init__(**sizes)
@@ -96,6 +94,8 @@ class ArrayWorld(World):
         self.lenders: dict[str, ArrayWorld] = {}
 
     def add(self, cls: type[Any], count: int = 1, **constants: Any) -> Any:
+        if cls.__name__ in self.lenders:
+            return self.instances(cls.__name__)
         self.sizes[cls.__name__] = count
         self._instances[cls.__name__] = made = Instances(self, cls, count, constants)  # type: ignore[assignment]
         return made.made or made
@@ -106,6 +106,12 @@ class ArrayWorld(World):
         self._instances[struct] = lender.instances(struct)
         self.lenders[struct] = lender
         return self._instances[struct]
+
+    def constants(self, struct: str, name: str) -> list[Any]:
+        made = self._instances[struct]
+        return (
+            super().constants(struct, name) if len(made) <= FEW else [getattr(made[0], name, None)]
+        )
 
     def fields(self) -> Iterator[tuple[Field, list[Any]]]:
         for made in self._instances.values():

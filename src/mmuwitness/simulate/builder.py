@@ -1,7 +1,7 @@
 """Folding for many pages: functions are counted and cost time, and loops over pages are loops.
 
-The text is that of the model.  `for gfn in kvm.gfns:` with `if start <= gfn and gfn < end:` below it
-is how process code says "for the gfns of a range"; here it visits only those.
+The text is that of the model.  `for gfn in kvm.gfns:` with `if start <= gfn and gfn < end:` below
+it is how process code says "for the gfns of a range"; here it visits only those.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from mmuwitness.model.state import Bounded, World
 from mmuwitness.process.cfg import Builder
 from mmuwitness.process.ir import Block, Reg
-from mmuwitness.process.language import Source, number_of
+from mmuwitness.process.language import Source, number_of, qualified_name
 from mmuwitness.process.statements import Loop
 from mmuwitness.process.values import Const, Dyn, Folded
 
@@ -33,12 +33,15 @@ class ManyBuilder(Builder):
     ) -> None:
         super().__init__(world, has_feature, overrides)
         self.priced = priced
+        self.stands_for = {qualified_name(made): name for name, made in overrides.items()}
 
     def entered(self, source: Source) -> None:
-        """Counted where it is entered; then time passes, with the locks that the caller holds."""
-        self.emit("count", source.tree, extra=source.name)
-        if source.name in self.priced:
-            self.emit("spend", source.tree, extra=source.name, site=self.site(source.tree))
+        """Counted where it is entered; then time passes, with the locks that the caller holds.
+        What stands in the place of a function has its name."""
+        name = self.stands_for.get(source.name, source.name)
+        self.emit("count", source.tree, extra=name)
+        if name in self.priced:
+            self.emit("spend", source.tree, extra=name, site=self.site(source.tree))
 
     def stmt_For(self, node: ast.For) -> None:
         over = self.expr(node.iter)
@@ -102,9 +105,7 @@ class ManyBuilder(Builder):
         return Dyn(Reg((), name, kind), kind)
 
 
-def guard_of(
-    body: list[ast.stmt], name: str
-) -> tuple[ast.expr, ast.expr, list[ast.stmt]] | None:
+def guard_of(body: list[ast.stmt], name: str) -> tuple[ast.expr, ast.expr, list[ast.stmt]] | None:
     """(low, high, what is guarded) of a body that is one `if low <= name and name < high:`."""
     if len(body) != 1 or not isinstance(body[0], ast.If) or body[0].orelse:
         return None

@@ -26,13 +26,15 @@ from mmuwitness.simulate.arrays import WRITER, ArrayWorld
 class Context(IntEnum):
     """Words of the context.  AUX: after a blocked step the address of the lock, or 0 for another
     wait; after an error its number.  COST: nanoseconds, added to.  RELEASED: set when a lock was
-    dropped.  TASK: who runs.  CHOICE: any number, for the choice that the step begins with."""
+    dropped.  TASK: who runs.  CHOICE: any number, for the choice that the step begins with.
+    AGAIN: 1 if the step was blocked before."""
 
     AUX = 0
     COST = 1
     RELEASED = 2
     TASK = 3
     CHOICE = 4
+    AGAIN = 5
 
 
 COUNTS, COSTS, FIELDS = 0, 1, 2
@@ -65,9 +67,11 @@ class Tables:
 
 @dataclass
 class Operation:
-    """One lowered operation.  arguments: the words of its frame that it is started with."""
+    """One lowered operation.  parameters: its arguments of the run, in order; arguments: the words
+    of its frame that they are given in, of those that it looks at."""
 
     name: str
+    parameters: tuple[str, ...]
     steps: Steps
     registers: dict[Reg, int]
     arguments: dict[str, int]
@@ -78,13 +82,17 @@ class Operation:
 
 
 def lower_operation(
-    number: int, name: str, steps: Steps, tables: Tables, lowered: Lowered
+    number: int,
+    parameters: tuple[str, ...],
+    steps: Steps,
+    tables: Tables,
+    lowered: Lowered,
 ) -> tuple[Operation, str]:
     """An operation and its LLVM text, as `@op<number>`."""
     live = dict.fromkeys(reg for boundary in steps.boundaries for reg in boundary.live)
     registers = {reg: 1 + position for position, reg in enumerate(live)}
     arguments = {reg.name: at for reg, at in registers.items() if not reg.context}
-    made = Operation(name, steps, registers, arguments)
+    made = Operation(steps.process.name, parameters, steps, registers, arguments)
     header = f"define i64 @op{number}(ptr %tables, ptr %frame, ptr %aux)"
     return made, ArrayBody(tables, lowered, header).lower(made)
 
@@ -201,6 +209,9 @@ class ArrayBody(Body):
         go, busy = f"free{self.f.count}", f"busy{self.f.count}"
         self.f.do(f"br i1 {free}, label %{go}, label %{busy}")
         self.f.label(busy, joins=False)
+        self.count(
+            f"wait {op.field.key}", self.f.bin("sub", 1, self.load_word("%aux", Context.AGAIN))
+        )
         pointer, _ = self.pointer(op.field, op.args[0])
         self.store_word("%aux", Context.AUX, self.f.value(f"ptrtoint ptr {pointer} to i64"))
         self.f.do(f"ret i64 {BLOCKED}")
@@ -244,10 +255,10 @@ class ArrayBody(Body):
     def op_choose(self, op: Op) -> None:
         self.result(op, self.f.bin("urem", self.load_word("%aux", Context.CHOICE), op.extra))
 
-    def count(self, name: str) -> None:
+    def count(self, name: str, times: str | int = 1) -> None:
         counts = self.f.value("load ptr, ptr %tables, !invariant.load !0")
         place = self.word(counts, self.tables.counter(name))
-        more = self.f.bin("add", self.f.value(f"load i64, ptr {place}"), 1)
+        more = self.f.bin("add", self.f.value(f"load i64, ptr {place}"), times)
         self.f.do(f"store i64 {more}, ptr {place}")
 
     def op_count(self, op: Op) -> None:

@@ -49,7 +49,9 @@ class ManyProgram:
             steps = steps_of(processes)
         parts, self.operations = [], list[Operation]()
         for number, (call, each) in enumerate(zip(calls, steps, strict=True)):
-            made, text = lower_operation(number, call.name, each, self.tables, self.lowered)
+            made, text = lower_operation(
+                number, tuple(call.arguments), each, self.tables, self.lowered
+            )
             self.operations.append(made)
             parts.append(text)
         self.lowered.text = "\n\n".join([*parts, "!0 = !{}"])
@@ -71,7 +73,10 @@ class ManyProgram:
         made = np.zeros(FIELDS + len(self.tables.fields), np.int64)
         made[COUNTS], made[COSTS] = self.counts.ctypes.data, self.costs.ctypes.data
         for position, each in enumerate(self.tables.fields.values()):
-            made[FIELDS + position] = world.array(each).ctypes.data
+            array = world.array(each)
+            if not len(array):
+                raise ValueError(f"{each.key}: the index of {each.struct} is not wired here")
+            made[FIELDS + position] = array.ctypes.data
         return made
 
     def counters(self) -> dict[str, int]:
