@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from mmuwitness.model.state import Bounded, World
+from mmuwitness.process.calls import iteration
 from mmuwitness.process.cfg import Builder
 from mmuwitness.process.ir import Block, Reg
 from mmuwitness.process.language import Source, number_of, qualified_name
@@ -50,7 +51,7 @@ class ManyBuilder(Builder):
             assert isinstance(node.target, ast.Name)
             self.long_loop(node, node.target.id, numbers)
         else:
-            super().stmt_For(node)
+            self.unrolled(node, iteration(self, over, node))
 
     def long_loop(self, node: ast.For, name: str, numbers: range) -> None:
         """From the first to the last of the numbers, or of those that the guard lets through."""
