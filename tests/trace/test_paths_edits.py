@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mmuwitness.trace.paths.check import Follower, PathsResult, kernel_of
 from mmuwitness.trace.paths.events import Recorded, events_of, scan
 from mmuwitness.trace.paths.kernel import Kernel, automaton_of
 from mmuwitness.trace.paths.match import Seen
+from mmuwitness.trace.paths.observe import EMULATED
 
 DATA = Path(__file__).parents[1] / "data"
 START, END = "__mmu_notifier_invalidate_range_start", "__mmu_notifier_invalidate_range_end"
@@ -344,6 +346,108 @@ def test_edit_on_arm64_is_rejected_at_its_place(title: str) -> None:
     assert follow(ARM64, events).departure is None
     where = edit(events, at)
     departure = follow(ARM64, events).departure
+    assert departure is not None
+    assert departure.seen == where
+
+
+def test_an_abort_in_a_fault_does_not_go_to_the_vmm() -> None:
+    """Here a filter hides how aborts of emulated accesses begin, so this one is of a mapping."""
+    events = list(read(ARM64)[0])
+    at = next(
+        i for i, s in enumerate(events) if s.name == ABORT and s.fields["ret"] == 1 and i > 900
+    )
+    events[at] = with_fields(events[at], ret=0)
+    departure = follow(ARM64, events[: at + 9]).departure
+    assert departure is not None
+    assert departure.seen == events[at]
+    assert departure.process == "guest fault"
+
+
+@pytest.mark.parametrize(
+    ("hsr", "ret", "departs"),
+    [(0x93C38006, 0, False), (0x93C3804F, 0, True), (0x93C38006, -14 & (1 << 64) - 1, True)],
+)
+def test_an_emulated_access_on_arm64(hsr: int, ret: int, departs: bool) -> None:
+    """Nothing is mapped where no memslot is, so it is never a permission fault."""
+    events, recorded, kernel = read(ARM64)
+    at = next(i for i, s in enumerate(events) if s.name == ABORT and s.fields["ret"] == 0)
+    user = next(s for s in events if s.what == "user")._replace(pid=events[at].pid)
+    fault = next(s for s in events if s.name == "kvm_guest_fault")
+    abort = [with_fields(fault, ipa=0x10000000, hsr=hsr), with_fields(events[at], ret=ret)]
+    shown = replace(recorded, guest_faults=10**6)
+    assert recorded.hides_emulated
+    assert not shown.hides_emulated
+    follower = Follower(automaton_of(kernel, shown))
+    departed = next((s for s in (user, *abort, user) if follower.feed(s) is not None), None)
+    assert departed == (abort[1] if departs else None)
+    if not departs:
+        accepted = follower.result(kernel).accepted[EMULATED]
+        assert (accepted.activities, accepted.events) == (1, 2)
+
+
+MADVISE = "6.1-tdp-madvise"
+FREE_EDITS = {
+    "its start is missing": ("enter", START, drop),
+    "its end is missing": ("enter", END, drop),
+    "it is told to be of no known kind": ("enter", START, change(event=4)),
+    "it ends elsewhere": ("enter", END, change(end=0x7F0000000000)),
+    "a leaf is zapped twice": ("trace", "kvm_tdp_mmu_spte_changed", twice),
+    "it is of a function that has other windows": ("leave", START, returns_to("wp_page_copy")),
+    "KVM is not told of its end": ("enter", "kvm_mmu_notifier_invalidate_range_end", drop),
+}
+
+
+def window_of_madv_free(events: list[Seen]) -> tuple[int, int]:
+    """Its first event, and the one behind its last."""
+    by_it = [i for i, s in enumerate(events) if s.caller == "madvise_free_single_vma"]
+    task = events[by_it[0]].pid
+    starts = [i for i, s in enumerate(events) if s.name == START and s.pid == task]
+    return [i for i in starts if i < by_it[0]][-1], by_it[-1] + 1
+
+
+@pytest.mark.parametrize("title", FREE_EDITS)
+def test_an_edited_madv_free_is_rejected_at_its_place(title: str) -> None:
+    what, name, edit = FREE_EDITS[title]
+    events = list(read(MADVISE)[0])
+    begin, end = window_of_madv_free(events)
+    at = next(i for i in range(begin, end) if (events[i].what, events[i].name) == (what, name))
+    where = edit(events, at)
+    departure = follow(MADVISE, events[: end + 20]).departure
+    assert departure is not None
+    assert departure.seen == where
+
+
+@pytest.mark.parametrize(("caller", "followed"), [("collapse_huge_page", True), ("vunmap", False)])
+def test_a_collapse_of_guest_memory(caller: str, followed: bool) -> None:
+    """Its window is as that of MADV_FREE: KVM zaps all of it."""
+    events = list(read(MADVISE)[0])
+    begin, end = window_of_madv_free(events)
+    for i in range(begin, end):
+        if events[i].caller == "madvise_free_single_vma":
+            events[i] = events[i]._replace(caller=caller)
+    result = follow(MADVISE, events)
+    assert result.departure is None
+    assert "MADV_FREE" not in result.accepted
+    assert ("THP collapse" in result.accepted) is followed
+    assert bool(result.not_modelled) is not followed
+
+
+COLLAPSE = "mm_collapse_huge_page"
+COLLAPSE_EDITS = {
+    "it ends twice": twice,
+    "it comes to something else": change(isolated=2),
+    "a COW break in it": called("do_wp_page"),
+}
+
+
+@pytest.mark.parametrize("title", COLLAPSE_EDITS)
+def test_an_edited_collapse_is_rejected_at_its_place(title: str) -> None:
+    events = list(read("6.1-recorded")[0])
+    at = next(i for i, s in enumerate(events) if s.name == COLLAPSE)
+    user = next(s for s in events if s.what == "user")._replace(pid=events[at].pid)
+    events.insert(at - 1, user)
+    where = COLLAPSE_EDITS[title](events, at + 1)
+    departure = follow("6.1-recorded", events).departure
     assert departure is not None
     assert departure.seen == where
 

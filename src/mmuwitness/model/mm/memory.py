@@ -88,6 +88,9 @@ def install_page(mm, addr, page, expected):
         if mm.pte[addr] == expected:
             page_add_new_anon_rmap(page, addr)
             lru_cache_add(page)
+            if mm.frees_lazily and mm.written[addr] == UNKNOWN:
+                # not before: what is mapped meanwhile may be written to, and freed lazily again
+                mm.written[addr] = page.content
             write = vma_allows(mm, addr, True)
             mm.pte[addr] = Pte(present=True, write=write, dirty=write, page=page)
             return
@@ -101,7 +104,7 @@ def do_anonymous_page(mm, addr, write):
         return
     page = alloc_page(mm)
     if page is not None:
-        if mm.written[addr] == UNKNOWN:
+        if not mm.frees_lazily and mm.written[addr] == UNKNOWN:
             mm.written[addr] = 0
         install_page(mm, addr, page, Pte())
 

@@ -51,7 +51,8 @@ class Page(Struct):
     reverse mapping comes to address a (for a KSM page: its stable node lists a's rmap_item); it
     knows one mm, so nobody walks it where there is a child.  pincount: references of those who
     write without a PTE (FOLL_PIN), counted in refcount, too.  tail: of a driver's allocation, of
-    which the first page alone is counted: not free, whatever refcount says.
+    which the first page alone is counted: not free, whatever refcount says.  dirty: PG_dirty;
+    lazyfree: without PG_swapbacked, so that reclaim need not save what is in it.
     """
 
     content = Field(Bounded(0, 1))
@@ -59,6 +60,8 @@ class Page(Struct):
     mapcount = Field(Bounded(0, 3))
     pincount = Field(Bounded(0, 1))
     tail = Field(Bool())
+    dirty = Field(Bool())
+    lazyfree = Field(Bool())
     ksm = Field(Bool())
     lru = Field(Bool())
     rmap = Field(Bool(), array="addresses")
@@ -90,7 +93,8 @@ class MM(Struct):
     threads swap in: they meet there), changes_vmas (False if all addresses stay in a VMA that may
     be written), forks (True of a parent and its child),
     write_protect_seq (a seqcount_t, of a parent), zero_page (None if nobody maps it),
-    maps_pfns (True if a driver maps its pages), nr_first_pages (see first_page).
+    maps_pfns (True if a driver maps its pages), frees_lazily (True if somebody says that memory
+    need not be kept: MADV_FREE), nr_first_pages (see first_page).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else; spliced, a page
@@ -199,6 +203,9 @@ def alloc_page(mm):
         page = free_page(mm, first)
         if page is not None:
             page.refcount = 1
+            if mm.frees_lazily:
+                page.dirty = False
+                page.lazyfree = False
         return page
 
 

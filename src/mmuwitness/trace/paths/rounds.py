@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from mmuwitness.model.kvm.kvm_main import kvm_mmu_notifier_release
 from mmuwitness.model.mm.huge_memory import __split_huge_pmd
+from mmuwitness.model.mm.khugepaged import collapse_huge_page
+from mmuwitness.model.mm.madvise import madvise_free_single_vma
 from mmuwitness.model.mm.memory import copy_page_range, zap_page_range, zap_page_range_single
 from mmuwitness.model.mm.mm_types import Pte
 from mmuwitness.model.mm.mprotect import change_protection
@@ -28,6 +30,19 @@ def zaps_of_huge(mm):
     """madvise(MADV_DONTNEED) of a part of a huge page."""
     while True:
         zap_page_range_single(mm, choose(4))
+
+
+def frees_lazily(mm):
+    """madvise(MADV_FREE) of any range."""
+    while True:
+        part = choose(3)
+        madvise_free_single_vma(mm, 1 if part == 2 else 0, 1 if part == 0 else 2)
+
+
+def collapses(mm):
+    """A table of small pages becomes a huge PMD."""
+    while True:
+        collapse_huge_page(mm, 2 * choose(2))
 
 
 def protects(mm):
