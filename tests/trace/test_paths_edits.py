@@ -419,7 +419,7 @@ def test_an_edited_madv_free_is_rejected_at_its_place(title: str) -> None:
 
 @pytest.mark.parametrize(("caller", "followed"), [("collapse_huge_page", True), ("vunmap", False)])
 def test_a_collapse_of_guest_memory(caller: str, followed: bool) -> None:
-    """Its window is as that of MADV_FREE: KVM zaps all of it."""
+    """Made of the window of MADV_FREE, which differs from its own in the caller."""
     events = list(read(MADVISE)[0])
     begin, end = window_of_madv_free(events)
     for i in range(begin, end):
@@ -430,6 +430,31 @@ def test_a_collapse_of_guest_memory(caller: str, followed: bool) -> None:
     assert "MADV_FREE" not in result.accepted
     assert ("THP collapse" in result.accepted) is followed
     assert bool(result.not_modelled) is not followed
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "event"),
+    [("try_to_unmap_one", "reclaim", 1), ("page_vma_mkclean_one", "writeback", 3)],
+)
+def test_another_walk_of_the_reverse_mapping(function: str, name: str, event: int) -> None:
+    """Made of a migration; neither is in a recorded trace.  Its function is not probed."""
+    trace = "6.1-tdp-numa"
+    part = next(
+        part
+        for part in pieces(trace, ("try_to_migrate_one",))
+        if "page migration" in follow(trace, [*part, part[0]], known=True).accepted
+    )
+    made = []
+    for seen in part:
+        if seen.name == "try_to_migrate_one":
+            continue
+        fields = seen.fields | ({"event": event} if "event" in seen.fields else {})
+        caller = function if seen.caller == "try_to_migrate_one" else seen.caller
+        made.append(seen._replace(fields=fields, caller=caller))
+    result = follow(trace, [*made, made[0]], known=True)
+    assert result.departure is None
+    assert name in result.accepted
+    assert "page migration" not in result.accepted
 
 
 COLLAPSE = "mm_collapse_huge_page"

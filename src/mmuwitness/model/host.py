@@ -107,6 +107,7 @@ class Host:
             maps_pfns=sizes.maps_pfns,
             changes_vmas=sizes.changes_vmas,
             frees_lazily=sizes.frees_lazily,
+            writes_back=sizes.writes_back,
             forks=sizes.forks,
             exits=sizes.exits,
             huge_pages=sizes.huge_pages,

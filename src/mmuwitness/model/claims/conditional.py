@@ -59,6 +59,10 @@ def frees_lazily(host: Any) -> bool:
     return bool(host.mm.frees_lazily)
 
 
+def writes_back(host: Any) -> bool:
+    return bool(host.mm.writes_back)
+
+
 def has_child(host: Any) -> bool:
     return bool(host.children)
 
@@ -135,6 +139,19 @@ def written_page_kept(host: Any) -> Any:
     for addr in mm.addresses:
         pte = mm.pte[addr]
         if pte_none(pte) and mm.written[addr] == 1:
+            return False
+    return True
+
+
+@always("I7d", "ptl", "page_lock", where=writes_back)
+def clean_page_saved(host: Any) -> Any:
+    """A page of a file of which neither the PTE nor the page itself is dirty holds what the disk
+    has: reclaim may drop it."""
+    mm = host.mm
+    for addr in mm.addresses:
+        pte = mm.pte[addr]
+        clean = pte.present and not pte.dirty and not pte.page.dirty
+        if clean and pte.page.content != mm.disk[addr]:
             return False
     return True
 

@@ -94,11 +94,13 @@ class MM(Struct):
     be written), forks (True of a parent and its child),
     write_protect_seq (a seqcount_t, of a parent), zero_page (None if nobody maps it),
     maps_pfns (True if a driver maps its pages), frees_lazily (True if somebody says that memory
-    need not be kept: MADV_FREE), nr_first_pages (see first_page).
+    need not be kept: MADV_FREE), writes_back (True if pages are those of a file, mapped shared),
+    nr_first_pages (see first_page).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else; spliced, a page
-    that a child has put into a pipe, with what it held then.
+    that a child has put into a pipe, with what it held then; disk[a], what the disk has of the page
+    of a file at address a.
     """
 
     nr_first_pages = 1
@@ -121,6 +123,7 @@ class MM(Struct):
     invalidating = Field(Bounded(0, 4), ghost=True)
     written = Field(Bounded(0, 2), array="addresses", ghost=True)
     stale_load = Field(Bool(), ghost=True)
+    disk = Field(Bounded(0, 1), array="addresses", ghost=True)
     spliced = Field(Ref("Page"), ghost=True)
     spliced_content = Field(Bounded(0, 1), ghost=True)
 

@@ -105,6 +105,29 @@ def discard_lazyfree(mm, addr, page, pte):
     return True
 
 
+def page_vma_mkclean_one(mm, addr, page):
+    """The PTE that maps `page` is made clean, and read-only, so that the next write is a fault.
+    True: it was dirty, or could have become so."""
+    bracketed = feature.rmap_walk_bracketed
+    cleaned = False
+    if bracketed:
+        mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
+    if page_vma_mapped_walk(mm, addr, page, True):
+        with spin_lock(mm.ptl):
+            pte = mm.pte[addr]
+            if pte.present and pte.page is page and (pte.dirty or pte.write):
+                ptep_clear_flush(mm, addr)
+                if not bracketed and not feature.invalidate_page_after_ptl:
+                    mmu_notifier_invalidate_page(mm, addr)
+                mm.pte[addr] = pte.replace(write=False, dirty=False)
+                cleaned = True
+        if cleaned and not bracketed and feature.invalidate_page_after_ptl:
+            mmu_notifier_invalidate_page(mm, addr)
+    if bracketed:
+        mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
+    return cleaned
+
+
 def rmap_walk(mm, page, sync, entry):
     """try_to_unmap() and try_to_migrate(): at every address that the reverse mapping lists."""
     for addr in mm.addresses:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mmuwitness.trace.paths.match import SPTE_ACCESS, Seen
-from mmuwitness.trace.paths.observe import ABORT, CALLS, FUNCTIONS, GUEST_FAULT, MADVISE, MODELLED
+from mmuwitness.trace.paths.observe import (
+    ABORT,
+    CALLERS_ONLY,
+    CALLS,
+    FUNCTIONS,
+    GUEST_FAULT,
+    MODELLED,
+)
 from mmuwitness.trace.tracepoints import NAMES
 
 if TYPE_CHECKING:
@@ -26,8 +33,6 @@ USER_EVENTS = ("kvm_entry", "kvm_exit", "page_fault_user", "tracing_mark_write")
 
 UNMODELLED: dict[str, str] = {
     "zap_page_range": "madvise, zapping",
-    "try_to_unmap_one": "reclaim",
-    "page_vma_mkclean_one": "writeback",
     "collapse_pte_mapped_thp": "THP collapse",
     "retract_page_tables": "THP collapse",
     "do_huge_pmd_wp_page": "COW of a huge page",
@@ -59,7 +64,7 @@ WINDOW_STARTS = (
 PROBE_HITS_MIN = 3
 
 ALSO_READ = frozenset({"fast_page_fault"})
-FUNCTIONS_READ = (FUNCTIONS | UNMODELLED.keys()) - {*MADVISE}
+FUNCTIONS_READ = (FUNCTIONS | UNMODELLED.keys()) - CALLERS_ONLY
 
 
 @dataclass

@@ -18,12 +18,14 @@ from mmuwitness.trace.paths.match import Matcher
 from mmuwitness.trace.paths.observe import EMULATED, EXIT, OUTSIDE, RELEASE, WANTED, Observer
 from mmuwitness.trace.paths.observe_arm64 import Stage2Observer
 from mmuwitness.trace.paths.rounds import (
+    cleans,
     collapses,
     forks,
     frees_lazily,
     migrates,
     moves,
     protects,
+    reclaims,
     releases,
     splits,
     zaps,
@@ -110,6 +112,7 @@ def range_specs(era: Era, arch: str, subscribed: bool) -> list[Spec]:
     family = conform_host(era, found, subscribed, 1, forks=True)
     huge = conform_host(era, found, subscribed, 2, addresses=4, huge_pages=True)
     free = conform_host(era, found, subscribed, 2, addresses=4, pages=2, huge_pages=True)
+    later = conform_host(era, found, subscribed, 1, defers_flushes=True)
     apart = conform_host(
         era, found, subscribed, 1, forks=True, addresses=1, layout=MEMSLOT_ELSEWHERE
     )
@@ -126,6 +129,12 @@ def range_specs(era: Era, arch: str, subscribed: bool) -> list[Spec]:
         Spec("fork" + tail, forks, (*apart.children, apart.mm), apart, {}, True),
         Spec("THP split" + tail, splits, (huge.mm,), huge, {}, True),
         Spec("THP collapse" + tail, collapses, (free.mm,), free, {}, True),
+        Spec("reclaim" + tail, reclaims, (host.mm,), host),
+        Spec("reclaim" + tail, reclaims, (later.mm,), later),
+        Spec("reclaim" + tail, reclaims, (host.mm,), host, {}, True),
+        Spec("reclaim" + tail, reclaims, (later.mm,), later, {}, True),
+        Spec("writeback" + tail, cleans, (host.mm,), host),
+        Spec("writeback" + tail, cleans, (host.mm,), host, {}, True),
         Spec("page migration" + tail, migrates, (host.mm,), host, MIGRATES),
         Spec("page migration" + tail, migrates, (host.mm,), host, MIGRATES, True),  # of a large one
     ]

@@ -66,7 +66,9 @@ LOOK_UP = (
 )
 
 MADVISE = ("do_madvise", "madvise_vma_behavior")
-"""They zap, collapse and reclaim, too: a call of theirs says nothing."""
+MKCLEAN = ("page_mkclean_one",)
+CALLERS_ONLY = frozenset((*MADVISE, *MKCLEAN))
+"""Known as callers, where what they call is inlined: a call of theirs is no part of a process."""
 
 # fmt: off
 ROWS = (
@@ -92,6 +94,8 @@ ROWS = (
          callers=("change_prot_numa", "task_numa_work")),
     Call("move_page_tables", kernel=("move_page_tables",)),
     Call("__split_huge_pmd", kernel=("__split_huge_pmd",)),
+    Call("try_to_unmap_one", ADDR, {}, ("try_to_unmap_one",)),
+    Call("page_vma_mkclean_one", kernel=("page_vma_mkclean_one",), inlined=MKCLEAN),
     Call("try_to_migrate_one", ADDR, {}, ("try_to_migrate_one",), callers=LOOK_UP),
     # mm/mmu_notifier.c, mm/pgtable-generic.c
     Call("mmu_notifier_invalidate_range_start", RANGE, NO_ERROR,
@@ -138,7 +142,8 @@ TOLD_BY_CALLER = frozenset(
     (
         *("zap_page_range_single", "unmap_vmas", "copy_page_range", "change_protection"),
         *("change_pmd_range", "move_page_tables", "__split_huge_pmd", "try_to_migrate_one"),
-        *("madvise_free_single_vma", *MADVISE, "collapse_huge_page"),
+        *("madvise_free_single_vma", "collapse_huge_page", "try_to_unmap_one"),
+        *("page_vma_mkclean_one", *CALLERS_ONLY),
     )
 )
 """Functions that open windows which differ in little else."""
@@ -155,6 +160,7 @@ EVENTS = {
     "move_page_tables": 0,
     "change_protection": 2,
     "copy_page_range": 3,
+    "page_vma_mkclean_one": 3,
 }
 """enum mmu_notifier_event of the windows of a function: UNMAP, PROTECTION_VMA, PROTECTION_PAGE; of
 all others CLEAR."""

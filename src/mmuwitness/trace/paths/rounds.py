@@ -15,7 +15,7 @@ from mmuwitness.model.mm.memory import copy_page_range, zap_page_range, zap_page
 from mmuwitness.model.mm.mm_types import Pte
 from mmuwitness.model.mm.mprotect import change_protection
 from mmuwitness.model.mm.mremap import move_page_tables
-from mmuwitness.model.mm.rmap import try_to_unmap_one
+from mmuwitness.model.mm.rmap import page_vma_mkclean_one, try_to_unmap_one
 from mmuwitness.model.primitives import choose
 
 
@@ -65,6 +65,19 @@ def migrates(mm):
     while True:
         page = mm.pages[0]
         try_to_unmap_one(mm, choose(2), page, True, Pte(migration=True, page=page))
+
+
+def reclaims(mm):
+    """A page is unmapped at one of its addresses, to be swapped out."""
+    while True:
+        page = mm.pages[0]
+        try_to_unmap_one(mm, choose(2), page, True, Pte(swap=True, page=page))
+
+
+def cleans(mm):
+    """A page of a file is made clean at one of its addresses, to be written back."""
+    while True:
+        page_vma_mkclean_one(mm, choose(2), mm.pages[0])
 
 
 def splits(mm):
