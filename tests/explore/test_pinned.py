@@ -68,6 +68,7 @@ RMAP_WALKS = (
     "reclaim_thread",
     "reclaim_mprotect",
     "swapin",
+    "writeback",
 )
 EVERYWHERE = ("x86-tdp", "x86-shadow", "arm64")
 ALONE = "change_pte wants its window to be the only one"
@@ -188,6 +189,16 @@ BUGS = {
         since="v2.6.32",
         until="v5.12",
         mended="+mmio_fault_skips_retry",
+    ),
+    "H46": Bug(
+        "Reclaim drops a page that MADV_FREE has made clean while a disk is read into it: commit"
+        " 6c8e2a256915 in v5.18.",
+        claims="I6 I6f",
+        arches=ARCHES,
+        scenarios=("madv_free_dio",),
+        since="v4.5",
+        until="v5.18",
+        mended="+lazyfree_counts_references",
     ),
     "H4": Bug(
         "When an mm exits, KVM leaves the list of subscribers before it drops its SPTEs: commit"

@@ -119,6 +119,8 @@ class Host:
             zero_page=self.pages[0] if sizes.zero_page else None,
             maps_pfns=sizes.maps_pfns,
             changes_vmas=sizes.changes_vmas,
+            frees_lazily=sizes.frees_lazily,
+            writes_back=sizes.writes_back,
             forks=sizes.forks,
             exits=sizes.exits,
             huge_pages=sizes.huge_pages,

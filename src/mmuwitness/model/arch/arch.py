@@ -15,6 +15,7 @@ from mmuwitness.model.kvm.kvm_main import (
     hva_to_pfn,
     kvm_flush_remote_tlbs,
     kvm_release_pfn_clean,
+    kvm_set_pfn_dirty,
     mmu_invalidate_retry,
     mmu_invalidate_retry_gfn,
 )
@@ -129,7 +130,11 @@ class Arch:
         self.log_fault(kvm, fault)
 
     def log_fault(self, kvm, fault):
-        """mmu_lock is held, so the log is not read between the leaf and this."""
+        """mmu_lock is held, so the log is not read between the leaf and this, and no window opens
+        that would zap the leaf.  The page is dirty before a guest can have written to it.  (On
+        powerpc-hv only after mmu_lock was dropped, but while it is referenced.)"""
+        if kvm.mm.frees_lazily and fault.map_writable:
+            kvm_set_pfn_dirty(kvm, fault.page)
         if kvm.logs_dirty_pages and fault.map_writable:
             mark_page_dirty_in_slot(kvm, fault.gfn, fault.logged)
 

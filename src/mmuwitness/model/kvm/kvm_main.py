@@ -358,6 +358,12 @@ def kvm_try_get_pfn(page):
     return True
 
 
+def kvm_set_pfn_dirty(kvm, page):
+    """The page is referenced, or a window over it is open.  (Asked where somebody cares.)"""
+    if kvm.mm.frees_lazily:
+        page.dirty = True
+
+
 def kvm_release_pfn_clean(kvm, page):
     """Until commit 7df003c85218 ("KVM: fix overflow of zero page refcount with ksm running") in
     v5.6 nothing was put that is reserved: what get_user_pages had taken of the zero page stayed."""
