@@ -127,15 +127,18 @@ def __kvm_handle_hva_range(kvm, range):
 
 def kvm_lock_and_handle(kvm, range):
     """Kernels that elide the lock take it at the first memslot that is hit; nothing is touched
-    before, so it is asked first whether there will be one."""
+    before, so it is asked first whether there will be one.  Others count the window, and look at
+    the memslots then: a fault that does not see the count may be in any that they look at."""
     flush = False
     if range.elides_lock:
         slots = kvm_memslots(kvm)
         if hits_memslot(kvm, slots, range):
             with write_lock(kvm.mmu_lock):
+                range.on_lock(kvm, range)
                 flush = kvm_handle_memslots(kvm, slots, range)
     else:
         with write_lock(kvm.mmu_lock):
+            range.on_lock(kvm, range)
             flush = kvm_handle_memslots(kvm, kvm_memslots(kvm), range)
     return flush
 
@@ -144,7 +147,6 @@ def kvm_handle_memslots(kvm, slots, range):
     """mmu_lock is held, unless the walk is lockless.  True: a handler says so, be it that there is
     something to flush or that a page is young."""
     flush = False
-    range.on_lock(kvm, range)
     for slot in kvm.memslots:
         flush = kvm_handle_memslot(kvm, slots, slot, range) or flush
     if kvm.delays_flushes and range.flush_on_ret:
