@@ -83,18 +83,19 @@ def line_by_line(
     """Every line of a function is taken away or changed, on one kernel."""
     import json
 
-    from mmuwitness.explore.mutants import judge_function
+    from mmuwitness.explore.mutants import ARCHES, judge_function
     from mmuwitness.report.mutants_table import mutants_json, mutants_text
 
-    if len(arch) > 1 or len(era) > 1:
-        raise typer.BadParameter("the lines of a function are asked of one --arch and one --era")
-    name, wanted = arch[0] if arch else "x86-tdp", kernel(era[0] if era else "v7.3", feature)
+    if len(era) > 1:
+        raise typer.BadParameter("the lines of a function are asked of one --era")
+    arches, wanted = arch or ARCHES, kernel(era[0] if era else "v7.3", feature)
     reporter = Reporter()
     try:
-        judged = judge_function(function, wanted, name, reporter.tasks)
+        judged = judge_function(function, wanted, arches, reporter.tasks)
     finally:
         reporter.close()
-    where = f"{name}, {wanted}"
+    asked = dict.fromkeys(at.place.arch for each in judged for at in each.judgements)
+    where = f"{' and '.join(asked)}, {wanted}"
     if as_json:
         say(json.dumps(mutants_json(function, where, judged), indent=1))
     else:

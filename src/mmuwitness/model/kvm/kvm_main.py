@@ -97,7 +97,8 @@ def kvm_mmu_invalidate_range_add(kvm, start, end):
 
 def kvm_mmu_invalidate_end(kvm, range):
     """mmu_lock is held.  The sequence first, then the count (smp_wmb between them pairs with the
-    smp_rmb in mmu_invalidate_retry): a fault that reads the count as 0 sees the new sequence."""
+    smp_rmb in mmu_invalidate_retry): a fault that reads the count as 0 sees the new sequence.  It
+    makes a difference to those that read without mmu_lock: see arch.powerpc_hpt."""
     kvm.mmu_invalidate_seq.bump()
     kvm.unbumped -= 1
     kvm.mmu_invalidate_in_progress -= 1
@@ -258,6 +259,9 @@ def kvm_change_spte_gfn(kvm, range):
         if feature.change_pte_skips_invalid_slot:
             return False
         cover(IN_INVALID_SLOT)
+    if kvm.hptes:
+        # faults map meanwhile, without mmu_lock: what the handler did is known to itself alone
+        return kvm.arch.kvm_set_spte_gfn(kvm, range)
     old = kvm.spte[range.start]
     flush = kvm.arch.kvm_set_spte_gfn(kvm, range)
     observe_change_pte(kvm, old, kvm.spte[range.start], flush)
