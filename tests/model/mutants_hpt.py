@@ -37,18 +37,20 @@ def enter_without_retry(self, kvm, fault):
             with spin_lock(hpte.rmap_lock):
                 hpte.rmap_present = True
             kvm.spte[fault.gfn] = Spte(present=True, write=pte.write, page=pte.page)
+    return pte.present
 
 
 @mutant("a fault looks before it takes the chain's lock", "arch.powerpc_hpt.PowerpcHpt.update_hpte")
 def look_before_lock(self, kvm, fault, spte):
     hpte = kvm.hptes[fault.gfn]
     if mmu_invalidate_retry(kvm, fault.mmu_seq):
-        return
+        return False
     with spin_lock(hpte.rmap_lock):
         hpte.rmap_present = True
     kvm.spte[fault.gfn] = Spte()
     self.flush_gfn(kvm, fault.gfn)
     kvm.spte[fault.gfn] = spte
+    return True
 
 
 @mutant(

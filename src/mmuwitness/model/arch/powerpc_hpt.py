@@ -55,12 +55,12 @@ class PowerpcHpt(Powerpc):
                     return present
 
     def map_page(self, kvm, fault):
-        """The guest enters an HPTE, or has done so and comes from an access to an absent one, or
-        from a write to a read-only one."""
+        """The guest enters an HPTE and uses it, or has entered it before.  An access to an absent
+        one faults, and so does a write to a read-only one."""
         if not fault.permission and choose(2) == 1:
-            self.kvmppc_do_h_enter(kvm, fault)
-        else:
-            self.kvmppc_book3s_hv_page_fault(kvm, fault)
+            if self.kvmppc_do_h_enter(kvm, fault):
+                return
+        self.kvmppc_book3s_hv_page_fault(kvm, fault)
 
     def kvmppc_book3s_hv_page_fault(self, kvm, fault):
         """Since commit cd758a9b57ee ("KVM: PPC: Book3S HV: Use __gfn_to_pfn_memslot in HPT page
@@ -86,30 +86,34 @@ class PowerpcHpt(Powerpc):
 
     def update_hpte(self, kvm, fault, spte):
         """The HPTE's lock is held.  Once it is in the chain it may be made valid: who wants to
-        unmap it waits for its lock."""
+        unmap it waits for its lock.  False: it is left as it is."""
         gfn = fault.gfn
         hpte = kvm.hptes[gfn]
         with spin_lock(hpte.rmap_lock):
             if mmu_invalidate_retry(kvm, fault.mmu_seq):
-                return
+                return False
             if not kvm.spte[gfn].present:
                 hpte.rmap_present = True
         if kvm.spte[gfn].present:
             kvm.spte[gfn] = Spte()
             self.flush_gfn(kvm, gfn)
         kvm.spte[gfn] = spte
+        return True
 
     def kvmppc_do_h_enter(self, kvm, fault):
         """H_ENTER, in real mode: the PTE is read with no lock at all and its page not referenced.
-        What a window has hit meanwhile is entered as absent.  (Since v5.8: find_kvm_host_pte().)"""
+        What a window has hit meanwhile is entered as absent.  (Since v5.8: find_kvm_host_pte().)
+        True: it is valid, or another one was in its place."""
         gfn = fault.gfn
         self.take_snapshot(kvm, fault)
         pte = walk_page_tables(kvm.mm, fault.hva)
         if pte.present:
             with spin_lock(kvm.hptes[gfn].lock):
-                if not kvm.spte[gfn].present:
-                    spte = Spte(present=True, write=pte.write, page=pte.page)
-                    self.update_hpte(kvm, fault, spte)
+                if kvm.spte[gfn].present:
+                    return True
+                spte = Spte(present=True, write=pte.write, page=pte.page)
+                return self.update_hpte(kvm, fault, spte)
+        return False
 
     def kvm_arch_flush_shadow_memslot(self, kvm, slot):
         """kvmppc_core_flush_memslot_hv(), without mmu_lock: no new HPTE refers to an INVALID
