@@ -76,6 +76,8 @@ VIOLATES = {
     "L1": {"other_windows_pass"},
     "P1": {"I1", "I4"},  # no retry check: a fault maps what it looked up before the window
     "P2": {"I1", "I4"},
+    "P3": {"I11"},
+    "P4": {"I5"},  # what a guest writes to a KSM page others read
     "R1": {"I1", "I4"},
     "R2": {"I1", "I4"},
 }

@@ -27,7 +27,9 @@ from mmuwitness.model.primitives import atomic, feature, trace, write_lock
 class Arch:
     """Defaults shared by most.  name: as given on the command line; kernel_arch: as in era rows;
     notifier and change_pte: features that say whether KVM there has them at all; has_private_mem:
-    guests may have private memory."""
+    guests may have private memory; has_hptes: leaves have locks of their own, and faults ask for
+    retry under these instead of mmu_lock; logs_by_write_protection: that is how the dirty log
+    learns of writes."""
 
     name = ""
     kernel_arch = ""
@@ -37,6 +39,8 @@ class Arch:
     maps_reads_writable = False
     retries_in_host = False
     has_private_mem = False
+    has_hptes = False
+    logs_by_write_protection = True
 
     def applies(self, era: Era) -> bool:
         """False where this MMU does not exist, or does not subscribe to MMU notifiers."""

@@ -67,6 +67,17 @@ def has_child(host: Any) -> bool:
     return bool(host.children)
 
 
+def has_hptes(host: Any) -> bool:
+    return bool(host.kvm.hptes)
+
+
+@always("", where=has_hptes)
+def seq_before_count_unlocked(host: Any) -> Any:
+    """Where faults look without mmu_lock: whoever finds mmu_invalidate_in_progress lowered finds
+    mmu_invalidate_seq bumped, be the lock free or not."""
+    return host.kvm.mmu_invalidate_in_progress >= host.kvm.unbumped
+
+
 @always("I3h", "mmap_lock", where=changes_vmas_under_threads)
 def read_only_for_threads(host: Any) -> Any:
     """Once mprotect() has made memory read-only, or mremap() has moved it away, no TLB of the host
