@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mmuwitness.simulate.cost import Cost, CostTable, Spread
@@ -67,7 +69,7 @@ def run_point(workload: str, design: str, seed: int, parameters: Mapping[str, Va
     if "log" in parameters:
         with Path(str(parameters["log"])).open("a", encoding="utf-8") as log:
             log.write(f"{design} {seed} {parameters['guests']}\n")
-    made = run(
-        design, seed, parameters=parameters, exit=1000 * seed, copy=int(parameters["guests"])
-    )
-    return Run(workload, *list(vars(made).values())[1:])
+    if "hours" in parameters:
+        time.sleep(float(parameters["hours"]))
+    counts = {"exit": 1000 * seed, "copy": int(parameters["guests"])}
+    return replace(run(design, seed, parameters=parameters, **counts), workload=workload)
