@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmuwitness.simulate.cost import Cost, CostTable, Spread
 from mmuwitness.simulate.meters import EXITS, Run, Value
+from mmuwitness.simulate.sweep import Tell
 
 COPY = "mm.mm_types.copy_page"
 WALK = "mm.ksm.stable_tree_search"
@@ -62,7 +63,9 @@ def run(
     )
 
 
-def run_point(workload: str, design: str, seed: int, parameters: Mapping[str, Value]) -> Run:
+def run_point(
+    workload: str, design: str, seed: int, parameters: Mapping[str, Value], tell: Tell
+) -> Run:
     """What a sweep calls in its processes: the counters tell what it was called with."""
     if parameters.get("fails") == design:
         raise ValueError("this design cannot run")
@@ -71,5 +74,6 @@ def run_point(workload: str, design: str, seed: int, parameters: Mapping[str, Va
             log.write(f"{design} {seed} {parameters['guests']}\n")
     if "hours" in parameters:
         time.sleep(float(parameters["hours"]))
+    tell(0.5)
     counts = {"exit": 1000 * seed, "copy": int(parameters["guests"])}
     return replace(run(design, seed, parameters=parameters, **counts), workload=workload)

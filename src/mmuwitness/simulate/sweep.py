@@ -15,6 +15,7 @@ A grid may grow in the same directory. Runs of other sources or costs do not go 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import multiprocessing as mp
@@ -23,25 +24,33 @@ import signal
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from mmuwitness.explore.programs import sources_digest
 from mmuwitness.process.disk_cache import write_whole
+from mmuwitness.simulate.cost import CostTable
 from mmuwitness.simulate.meters import Run, Value
 from mmuwitness.simulate.tables import TABLES, query, run_key, runs_of, tables_of
 
 KEYS = {"workload", "designs", "seeds", "baseline", "parameters", "grid"}
 PART = "*.parquet"
 MADE_BY = "sweep.json"
+TELL_SECONDS = 0.5
 
-RunPoint = Callable[[str, str, int, Mapping[str, Value]], Run]
+Tell = Callable[[float], None]
+"""What a run calls now and then, with the share of it that is done."""
+
+RunPoint = Callable[[str, str, int, Mapping[str, Value], Tell], Run]
 """Runs a workload under a design with a seed and parameters. Other processes call it by name."""
 
 
@@ -103,7 +112,7 @@ class Sweep:
 class Progress:
     """How far a sweep is."""
 
-    done: int  # of all, those of former calls too
+    done: float  # of all, those of former calls too, and parts of those under way
     total: int
     skipped: int  # that were there
     seconds: float
@@ -113,6 +122,16 @@ class Progress:
         """Seconds that the rest will take, if it goes on like this."""
         made = self.done - self.skipped
         return (self.total - self.done) * self.seconds / made if made else None
+
+
+def made_by(costs: CostTable) -> str:
+    """A hash of all that decides what a run counts, beside what is asked of it."""
+    digest = hashlib.sha256(sources_digest().encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    for name, cost in sorted(costs.items()):
+        digest.update(f"{name} {cost.ns}".encode())
+    return digest.hexdigest()
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -209,15 +228,33 @@ def write_part(directory: Path, key: str, run: Run) -> None:
         write_whole(directory / name / f"{key}.parquet", content.getvalue())
 
 
+class _Worker:
+    """What a process that runs points shares with its parent."""
+
+    shares: Any = None  # of each process: how much of its run is done
+    number = 0
+
+    @classmethod
+    def tell(cls, share: float) -> None:
+        """How much of the run is done."""
+        cls.shares[cls.number] = min(max(share, 0.0), 1.0)
+
+
 def work(run_point: RunPoint, point: Point, directory: Path) -> None:
-    """One run, in a process of its own kind."""
-    run = run_point(point.workload, point.design, point.seed, point.parameters)
+    """One run, in a process of its own."""
+    _Worker.tell(0.0)
+    told = _Worker.tell
+    run = run_point(point.workload, point.design, point.seed, point.parameters, told)
     write_part(directory, point.key, run)
+    _Worker.tell(0.0)
 
 
-def prepare_worker() -> None:
+def prepare_worker(shares: Any, numbers: Any) -> None:
     """Ctrl-C is for the parent, which ends its workers; they end if it is killed, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with numbers.get_lock():
+        _Worker.shares, _Worker.number = shares, numbers.value
+        numbers.value += 1
     parent = mp.parent_process()
     if parent is not None:
         threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()
@@ -244,29 +281,33 @@ def sweep(
     progress(Progress(skipped, len(points), skipped, 0.0))
     if not missing:
         return
-    for number, _ in enumerate(finished(missing, dataset, run_point, workers), skipped + 1):
-        progress(Progress(number, len(points), skipped, time.monotonic() - start))
+    # Closed here and now, also by Ctrl-C: the workers end with it.
+    with closing(finished(missing, dataset, run_point, workers)) as made:
+        most = 0.0
+        for done in made:
+            most = max(most, done)
+            seconds = time.monotonic() - start
+            progress(Progress(skipped + most, len(points), skipped, seconds))
 
 
 def finished(
     missing: list[Point], dataset: Dataset, run_point: RunPoint, workers: int
-) -> Iterator[Point]:
-    """The points, as they are finished. Only as many wait as keep the workers busy."""
+) -> Generator[float]:
+    """How many of them are done, now and then. Only as many wait as keep the workers busy."""
     before = set(mp.active_children())
-    pool = ProcessPoolExecutor(
-        min(workers, len(missing)), mp.get_context("spawn"), initializer=prepare_worker
-    )
+    count, done = min(workers, len(missing)), 0
+    context = mp.get_context("spawn")
+    shares = context.Array("d", count, lock=False)
+    pool = ProcessPoolExecutor(count, context, prepare_worker, (shares, context.Value("i", 0)))
     todo, running = iter(missing), dict[Future[None], Point]()
     try:
-        while True:
-            for point in itertools.islice(todo, 2 * workers - len(running)):
+        while done < len(missing):
+            for point in itertools.islice(todo, 2 * count - len(running)):
                 running[pool.submit(work, run_point, point, dataset.directory)] = point
-            if not running:
-                return
-            for each in wait(running, return_when=FIRST_COMPLETED).done:
-                point = running.pop(each)
-                check(each, point)
-                yield point
+            for each in wait(running, TELL_SECONDS, FIRST_COMPLETED).done:
+                check(each, running.pop(each))
+                done += 1
+            yield min(done + sum(shares), len(missing)) if running else done
     finally:
         pool.shutdown(wait=not running, cancel_futures=True)
         for child in set(mp.active_children()) - before:
