@@ -403,6 +403,10 @@ class World:
     def instances(self, struct: str) -> list[Any]:
         return self._instances[struct]
 
+    def constants(self, struct: str, name: str) -> list[Any]:
+        """An attribute of every instance that has it."""
+        return [getattr(each, name, None) for each in self.instances(struct)]
+
     def structs(self) -> Iterator[tuple[str, list[Any]]]:
         """Every struct by name with its instances, in declaration order."""
         yield from self._instances.items()
