@@ -102,9 +102,9 @@ def test_runs_what_is_missing_once(tmp_path: Path) -> None:
     assert len(log.read_text().splitlines()) == 12
 
     found = dataset.runs(asked.points)
-    assert {(each.design, each.seed, each.parameters["rate"]) for each in found} == {
+    assert [(each.design, each.seed, each.parameters["rate"]) for each in found] == [
         (point.design, point.seed, point.parameters["rate"]) for point in asked.points
-    }
+    ]
     assert all(each.counters == {EXITS: 1000 * each.seed, COPY: 7} for each in found)
     rows = answer(dataset, "SELECT design, sum(exits) AS n FROM runs GROUP BY design ORDER BY 1")
     assert rows.rows() == [("new", 12_000), ("old", 12_000)]

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from mmuwitness.report.simulate_words import answer, number, plus_minus, signed
+from mmuwitness.report.simulate_words import answer, ns, number, plus_minus, signed
 from mmuwitness.report.text import wrap
 from mmuwitness.simulate.cost import Spread
 from mmuwitness.simulate.meters import METERS, PAGE_BYTES, Meter, exit_reasons
 from mmuwitness.simulate.price import Comparison, Study
+from mmuwitness.simulate.trace_costs import TraceCosts
 
 WIDTH = 72
 LABEL = 24
@@ -165,3 +166,17 @@ def bounds(study: Study) -> list[str]:
         "what was counted then: waits for locks and retries stay as simulated.",
         "`exit costs` are of the round trip alone, without what KVM and mm do about it.",
     ]
+
+
+def taken_text(found: TraceCosts) -> list[str]:
+    """What was taken from a trace, and from how many events."""
+    taken = [
+        f"Taken from the trace: {name.rpartition('.')[2]} {number(cost.ns.typical)} ns "
+        f"({ends(cost.ns)}), from {found.counts[name]:,} spans. {cost.source.capitalize()}."
+        for name, cost in found.costs.items()
+    ]
+    exits = ", ".join(
+        f"{reason} {count:,} x {ns(at)}" for reason, (count, at) in found.exits.items()
+    )
+    told = [f"Exit to entry in the trace, in the median: {exits}."] if exits else []
+    return [*(taken or ["Nothing was taken from the trace."]), *told, *found.notes]

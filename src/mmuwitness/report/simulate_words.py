@@ -150,10 +150,12 @@ def percent(share: float) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that matter, and all before the point: 1,234, 12.3, 0.0123, 1.2e-07."""
+    """Three digits that matter, and all before the point up to eight: 1,234, 12.3, 1.2e-07."""
     size = abs(value)
     if size == 0:
         return "0"
+    if size >= 1e8:
+        return f"{value:.4g}".replace("e+", "e")
     if size >= 100 or value == int(value):
         return f"{value:,.0f}"
     if size < 1e-4:

@@ -209,7 +209,7 @@ class Dataset:
         return found
 
     def runs(self, points: list[Point]) -> list[Run]:
-        """Those of these points that are finished."""
+        """Those of these points that are finished, in their order."""
         keys = [point.key for point in points if self.has(point)]
         if not keys:
             return []
@@ -217,7 +217,8 @@ class Dataset:
             name: table.filter(pl.col("run").is_in(keys)).collect()
             for name, table in self.tables().items()
         }
-        return runs_of(tables)
+        order = pl.DataFrame({"run": keys})
+        return runs_of({**tables, "runs": order.join(tables["runs"], on="run", how="left")})
 
 
 def write_part(directory: Path, key: str, run: Run) -> None:
