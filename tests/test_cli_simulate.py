@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from mmuwitness.cli.simulate import parameters, seed_list
-from mmuwitness.simulate import designs, runner, simulator, workloads
+from mmuwitness.simulate import designs, runner, simulator, sweep, workloads
 from tests.simulate import made_runner
+from tests.simulate.test_trace_costs import story, text
 from tests.test_cli import run_words as run_cli
 from tests.trace.audited import DATA
 
@@ -100,6 +103,45 @@ def test_costs_of_the_user_move_the_answer(tmp_path: Path) -> None:
     found = json.loads(run_cli("simulate", "made", *said).out)
     # 40,000 walks of 10 ns against 2,040 exits.
     assert found["comparisons"][0]["break_even"]["exit_ns"] == pytest.approx(400_000 / 2040)
+
+
+@pytest.mark.slow
+def test_costs_of_a_trace_are_taken_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(text(story()))
+    said = ("--designs", "wrapped,ksm-only", "--seeds", "1", "--costs-from", str(path))
+    done = run_cli("simulate", "made", *said)
+    assert done.code == 0, done.err
+    assert max(map(len, done.lines)) <= 72
+    words = " ".join(done.out.split())
+    assert "Taken from the trace: handle_guest_fault 900 ns" in words
+    assert "EPT_VIOLATION 80 x 1,040 ns, HLT 80 x 500 ns" in words
+    assert "Costs: costs.toml, mine.txt;" in words
+
+
+@pytest.mark.slow
+def test_an_interrupt_keeps_whole_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_sweep = sweep.sweep
+
+    def interrupted(asked: Any, dataset: Any, runner: Any, *more: Any) -> None:
+        run_sweep(replace(asked, seeds=[2]), dataset, runner, *more)
+        run_sweep(replace(asked, seeds=[1], designs=["wrapped"]), dataset, runner, *more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "sweep", interrupted)
+    done = run_cli("simulate", "made", "--designs", "wrapped,ksm-only")
+    assert done.code == 3
+    assert "INTERRUPTED" in done.out
+    assert "seeds 2." in " ".join(done.out.split())
+
+
+def test_an_interrupt_with_nothing_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "sweep", interrupted)
+    done = run_cli("simulate", "made", "--designs", "wrapped,ksm-only")
+    assert (done.code, done.out) == (3, "interrupted before every design had finished one seed\n")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from mmuwitness.report.simulate_json import SCHEMA, simulate_json
 from mmuwitness.report.simulate_plot import break_even, make_directory, over_time, plot_study
 from mmuwitness.report.simulate_report import WIDTH, simulate_text
-from mmuwitness.report.simulate_words import answer, ns, number, signed
+from mmuwitness.report.simulate_words import answer, ns, ns_range, number, signed
 from mmuwitness.simulate.cost import load_costs
 from mmuwitness.simulate.meters import DO_NOTHING
 from mmuwitness.simulate.price import Study
@@ -191,4 +191,8 @@ def test_numbers(value: float, said: str) -> None:
 
 def test_signs_and_units() -> None:
     assert [signed(each) for each in (-2.5, 0, 2.5)] == ["-2.5", "0", "+2.5"]
+    assert [ns_range(*each) for each in ((5, 70), (9_000, 20_000))] == [
+        "5 to 70 ns",
+        "9,000 ns to 20 us",
+    ]
     assert [ns(each) for each in (9_999, 10_000, 2e6, 3e9)] == ["9,999 ns", "10 us", "2 ms", "3 s"]

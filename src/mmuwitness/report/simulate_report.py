@@ -17,16 +17,16 @@ from mmuwitness.simulate.trace_costs import TraceCosts
 
 WIDTH = 72
 LABEL = 24
-COUNT, PRICE, DIFFERENCE = 12, 16, 24  # columns that a design has in each table
+MEAN, DIFFERENCE = 16, 24  # columns that a design has in each table
 SENSITIVITIES_MAX = 6
+NAME = 34
 MIB = 1 << 20
 
 
 def simulate_text(study: Study, notes: Sequence[str] = ()) -> str:
     """All of it. notes: what else one has to know, as of a trace that costs were taken from."""
     lines = [line for text in answer(study) for line in [*wrap(text, "", WIDTH), ""]]
-    lines += in_columns(study, study.designs, counters, COUNT)
-    lines += in_columns(study, study.designs, price, PRICE)
+    lines += in_columns(study, study.designs, means, MEAN)
     if study.comparisons:
         count = min(len(each.pairs) for each in study.comparisons)
         sure = f"95 %, Student's t over {count} seeds" if count > 1 else "one seed, no interval"
@@ -66,6 +66,11 @@ def in_columns(
 def cut(text: str, width: int) -> str:
     """At most so many columns."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def means(study: Study, designs: Sequence[str]) -> Rows:
+    """What was counted, then what it costs."""
+    return [*counters(study, designs), ("", []), *price(study, designs)]
 
 
 def counters(study: Study, designs: Sequence[str]) -> Rows:
@@ -128,13 +133,14 @@ def sensitivity(found: Comparison) -> list[str]:
     if not shown:
         return []
     title = f"CPU time of {found.design} less {found.baseline}, ms, by one cost at a time"
-    lines = [*wrap(title, "", WIDTH), f"{'':34}{'ns':>16}{'low':>10}{'high':>10}"]
+    lines = [*wrap(title, "", WIDTH), f"{'':{NAME}}{'ns':>16}{'low':>10}{'high':>10}"]
     for each in shown:
         spread = found.costs[each.name].ns
-        name = cut(each.name.rpartition(".")[2], 33)
+        name = each.name.rpartition(".")[2]
+        name = name if len(name) < NAME else f"…{name[-NAME + 2 :]}"  # start and end differ there
         span = f"{number(spread.low)}..{number(spread.high)}"
         ms = [f"{signed(value / 1e6):>10}" for value in (each.low, each.high)]
-        lines.append(f"{name:34}{span:>16}{ms[0]}{ms[1]}")
+        lines.append(f"{name:{NAME}}{span:>16}{ms[0]}{ms[1]}")
     turns = [each for each in found.sensitivities if each.flips]
     said = [
         f"{each.name.rpartition('.')[2]} (at {number(each.turns_at)} ns)"

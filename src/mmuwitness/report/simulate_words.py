@@ -79,7 +79,7 @@ def where(found: Comparison) -> str:
         return f"{text}, whatever an exit costs."
     turns = [each.ns for each in found.break_even_by_seed if each.ns is not None]
     if len(turns) > 1:
-        text += f" (by seed: {number(min(turns))} to {ns(max(turns))})"
+        text += f" (by seed: {ns_range(min(turns), max(turns))})"
     if EXITS not in found.costs:
         return f"{text}."
     spread = found.costs[EXITS].ns
@@ -87,7 +87,7 @@ def where(found: Comparison) -> str:
     verdict = (
         "it may or may not" if len(paying) == 2 else "it does" if True in paying else "it does not"
     )
-    return f"{text}; the table says {number(spread.low)} to {ns(spread.high)}, so {verdict}."
+    return f"{text}; the table says {ns_range(spread.low, spread.high)}, so {verdict}."
 
 
 def how(even: BreakEven) -> str:
@@ -169,3 +169,10 @@ def ns(value: float) -> str:
         if value >= least:
             return f"{number(value / size)} {unit}"
     return f"{number(value)} ns"
+
+
+def ns_range(low: float, high: float) -> str:
+    """`450 to 2,000 ns`."""
+    first, last = ns(low), ns(high)
+    unit = last.rpartition(" ")[2]
+    return f"{first.removesuffix(f' {unit}')} to {last}"
