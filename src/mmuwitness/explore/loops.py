@@ -23,7 +23,7 @@ class NativeLoops:
     """
 
     def __init__(self, module: str, sources: tuple[str, ...], entries: Mapping[str, int]) -> None:
-        """`module` of mmuwitness (as "trace.dat.core") holds the `entries`, functions by name with
+        """`module` (as "mmuwitness.trace.dat.core") holds the `entries`, functions by name with
         the number of their arguments; `sources` are the files on which its code depends."""
         shared = ("explore/loops.py", "explore/search_words.py", "explore/search_table.py")
         files = [Path(__file__).parent.parent / name for name in (*sources, *shared)]
@@ -46,7 +46,7 @@ def compile_loops(module: str, entries: Mapping[str, int]) -> bytes:
     import llvmlite.binding as llvm
     from numba import int64
 
-    source: Any = importlib.import_module(f"mmuwitness.{module}")
+    source: Any = importlib.import_module(module)
     linked = llvm.parse_assembly("")
     wrappers = ""
     for name, count in entries.items():

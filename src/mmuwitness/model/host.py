@@ -129,9 +129,7 @@ class Host:
         for child in children:
             child.host_thread, child.notifier_subscriptions = True, []
             mm.write_protect_seq = self.world.add(Seqcount)[0]
-        if sizes.changes_vmas:
-            for addr in mm.addresses:
-                mm.vm_flags[addr] = VM_WRITE
+        mm.vm_flags.fill(VM_WRITE)
         if sizes.zero_page:
             self.pages[0].refcount = 1
         return [mm, *children]

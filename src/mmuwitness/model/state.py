@@ -311,6 +311,10 @@ class Cells:
             self.field.check(value, self.holder.world.sizes)
             self.items[index] = value
 
+    def fill(self, value: Any) -> None:
+        for index in range(len(self.items)):
+            self[index] = value
+
     def __len__(self) -> int:
         return len(self.items)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mmuwitness.model.state import Field, Lock, World
+from mmuwitness.model.state import Field, Lock, OfValue, World
 from mmuwitness.model.state import Sequence as SequenceKind
 
 Array = np.ndarray[Any, Any]
@@ -33,6 +33,10 @@ class Elements:
 
     def __setitem__(self, index: int, value: Any) -> None:
         self.world.put(self.field, self.first + self.checked(index), value)
+
+    def fill(self, value: Any) -> None:
+        code = self.field.kind.encode(value, self.world.sizes) - self.field.kind.lo
+        self.world.array(self.field)[self.first : self.first + self.length] = code
 
     def __len__(self) -> int:
         return self.length
@@ -97,7 +101,8 @@ class ArrayWorld(World):
         if cls.__name__ in self.lenders:
             return self.instances(cls.__name__)
         self.sizes[cls.__name__] = count
-        self._instances[cls.__name__] = made = Instances(self, cls, count, constants)  # type: ignore[assignment]
+        made: Any = Instances(self, cls, count, constants)
+        self._instances[cls.__name__] = made
         return made.made or made
 
     def share(self, lender: ArrayWorld, struct: str) -> Any:
@@ -134,9 +139,11 @@ class ArrayWorld(World):
         return self.arrays[field.key]
 
     def item_bytes(self, field: Field) -> int:
-        """1, 2, 4 or 8.  A lock: the task that holds it, or how many readers do."""
+        """1, 2, 4 or 8; of PTEs and SPTEs 4 or 8, as the engine reads them."""
         if isinstance(field.kind, SequenceKind):
             return 8
+        if isinstance(field.kind, OfValue):
+            return 4 if field.kind.width(self.sizes) <= 32 else 8
         bits = LOCK_BITS if isinstance(field.kind, Lock) else field.kind.width(self.sizes)
         return next(size for size in (1, 2, 4, 8) if bits <= 8 * size)
 

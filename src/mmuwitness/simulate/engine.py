@@ -25,7 +25,7 @@ SOURCES = (
 
 @cache
 def loops() -> NativeLoops:
-    return NativeLoops("simulate.engine_core", SOURCES, {"simulate": 1})
+    return NativeLoops("mmuwitness.simulate.engine_core", SOURCES, {"simulate": 1})
 
 
 class StepError(Exception):
@@ -53,7 +53,6 @@ class Engine:
         words = max(operation.frame_words for operation in program.operations)
         self.frames = np.zeros((tasks, words), np.int64)
         self.stalls = np.zeros((tasks, 64), np.int64)
-        self.mapped = [np.zeros(len(guest.kvm.gfns) + 4, np.uint8) for guest in guests]
         self.wire_run()
 
     def wire_run(self) -> None:
@@ -96,7 +95,7 @@ class Engine:
         task["aged"] = (1 << aged_width) - 1 << aged_shift
         task["page_shift"], task["page_mask"] = shift, (1 << width) - 1
         task["contents"] = host.machine.world.array(Page.content).ctypes.data
-        task["mapped"] = self.mapped[guest].ctypes.data
+        task["mapped"] = host.mapped.ctypes.data
         task["stalls"] = self.stalls[self.made - 1].ctypes.data
         return task
 

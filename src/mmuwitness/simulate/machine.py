@@ -20,6 +20,9 @@ from mmuwitness.simulate.kernel.ksm import Ksm, RmapItems
 CONTENT_MAX = (1 << 32) - 1
 COUNT_MAX = (1 << 16) - 1
 
+MARGIN = 4
+"""Bytes of an array that is read a word at a time."""
+
 
 class Machine:
     """What all guests share: pages, free ones among them, and ksmd's trees.
@@ -59,7 +62,9 @@ class Machine:
 
 
 class Guest(Host):
-    """One VM of a machine.  mm, kvm and vCPUs are its own; pages are the machine's."""
+    """One VM of a machine.  mm, kvm and vCPUs are its own; pages are the machine's.
+
+    mapped: by gfn, 1 once its secondary MMU has mapped it."""
 
     world: ArrayWorld
 
@@ -77,6 +82,7 @@ class Guest(Host):
         self.mm.zone, self.mm.ksm = machine.zone, machine.ksm
         self.mm.rmap_items = self.world.add(RmapItems)[0]
         self.mm.rmap_items.guest = number
+        self.mapped = np.zeros(len(self.kvm.gfns) + MARGIN, np.uint8)
         self.overrides = {**INDEXED, **overrides}
 
     def make_world(self, **sizes: int) -> ArrayWorld:  # type: ignore[override]
@@ -98,6 +104,7 @@ class Guest(Host):
 
     def map_all(self) -> None:
         """The secondary MMU maps what the primary MMU does, writable: the guest has touched it."""
+        self.mapped[:] = 1
         ptes = self.world.array(MM.pte)
         kind = MM.pte.kind
         shift = next(s for name, _, s, _ in kind.parts(self.world.sizes) if name == "page")

@@ -10,7 +10,13 @@ from __future__ import annotations
 from types import FunctionType
 from typing import Any
 
-from mmuwitness.model.kvm.vcpu import NO_EXIT, PERMISSION_FAULT, TRANSLATION_FAULT
+from mmuwitness.model.kvm.kvm_host import KvmPageFault
+from mmuwitness.model.kvm.vcpu import (
+    NO_EXIT,
+    PERMISSION_FAULT,
+    TRANSLATION_FAULT,
+    handle_exit,
+)
 from mmuwitness.model.primitives import atomic
 from mmuwitness.model.state import Bounded, Field, Ref, Struct
 
@@ -78,6 +84,15 @@ def guest_access(vcpu, gfn, write):
         if kvm.ages_pages and spte.aged:
             kvm.spte[gfn] = spte.replace(aged=False)
     return NO_EXIT
+
+
+def guest_touch(vcpu, gfn, write):
+    """An access that the vCPU's SPTEs do not let: the exit, and what it leads to."""
+    exit_reason = guest_access(vcpu, gfn, write)
+    if exit_reason != NO_EXIT:
+        permission = exit_reason == PERMISSION_FAULT
+        fault = KvmPageFault(vcpu=vcpu, gfn=gfn, write=write, permission=permission)
+        handle_exit(vcpu, fault)
 
 
 def flush_remote_tlbs(self, kvm):

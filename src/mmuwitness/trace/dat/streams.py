@@ -41,7 +41,7 @@ Words = NDArray[np.int64]
 @functools.cache
 def loops() -> NativeLoops:
     """The compiled loops of core."""
-    return NativeLoops("trace.dat.core", SOURCES, ENTRIES)
+    return NativeLoops("mmuwitness.trace.dat.core", SOURCES, ENTRIES)
 
 
 def address(words: NDArray[np.generic]) -> int:

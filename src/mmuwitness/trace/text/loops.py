@@ -34,7 +34,7 @@ SOURCES = ("trace/text/core.py", "trace/text/match.py", "trace/text/columns.py")
 
 @cache
 def loops() -> NativeLoops:
-    return NativeLoops("trace.text.match", SOURCES, ENTRIES)
+    return NativeLoops("mmuwitness.trace.text.match", SOURCES, ENTRIES)
 
 
 def address(array: NDArray[Any]) -> int:
