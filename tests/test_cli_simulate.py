@@ -95,10 +95,8 @@ def test_simulates_designs_beside_doing_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_costs_of_the_user_move_the_answer(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    entry = (
-        'name = "mm.ksm.stable_tree_search"\nwhat = "w"\nsource = "measured"\nns = [1, 10, 20]\n'
-    )
-    path.write_text(f"[[cost]]\n{entry}")
+    entry = 'name = "mm.gup.get_user_page_fast_only"\nwhat = "GUP"\nsource = "measured"\n'
+    path.write_text(f"[[cost]]\n{entry}ns = [1, 10, 20]\n")
     said = ("--designs", "wrapped,ksm-only", "--seeds", "1", "--costs", str(path), "--json")
     found = json.loads(run_cli("simulate", "made", *said).out)
     # 40,000 walks of 10 ns against 2,040 exits.

@@ -72,7 +72,7 @@ class MadeRunner:
             "exit read": exits,
             MERGES: merges,
             "ksm read again": merges,
-            "mm.ksm.stable_tree_search": walks,
+            "mm.gup.get_user_page_fast_only": walks,
             SAVED: merges,
         }
         spent = {name: count * self.costs.get(name, 0) for name, count in counters.items()}

@@ -12,7 +12,7 @@ from mmuwitness.simulate.meters import EXITS, Run, Value
 from mmuwitness.simulate.sweep import Tell
 
 COPY = "mm.mm_types.copy_page"
-WALK = "mm.ksm.stable_tree_search"
+WALK = "mm.gup.get_user_page_fast_only"
 SWAP = "mm.memory.do_swap_page"
 
 
