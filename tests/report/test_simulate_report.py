@@ -115,7 +115,21 @@ def test_seeds_that_disagree_are_not_hidden() -> None:
     runs += [run("new", 1, exit=90), run("new", 2, exit=105)]
     said = answer(Study(runs, COSTS))[0]
     assert "so perhaps none" in said
-    assert "by the means; single seeds say otherwise (always pays, never pays)" in said
+    assert "Whether it pays, its seeds do not tell." in said
+
+
+def test_what_pays_for_other_reasons_than_exits() -> None:
+    counts = [(1, 99, 8), (2, 101, 9), (3, 100, 10)]
+    runs = [run("old", seed, exit=100, copy=100) for seed, *_ in counts]
+    runs += [run("new", seed, exit=exits, copy=copies) for seed, exits, copies in counts]
+    assert "It pays, for other reasons than exits." in answer(Study(runs, COSTS))[0]
+
+
+def test_break_even_of_seeds_that_disagree() -> None:
+    runs = [run("old", seed, exit=100) for seed in (1, 2)]
+    runs += [run("new", 1, exit=90), run("new", 2, exit=90, walk=10)]
+    said = answer(Study(runs, COSTS))[0]
+    assert "by the means; single seeds say otherwise (always pays, pays above)" in said
 
 
 def test_one_design_alone() -> None:

@@ -70,7 +70,12 @@ def worth(found: Comparison) -> str:
 
 def where(found: Comparison) -> str:
     """`It pays only where an exit costs more than 400 ns; the table says 450 to 2,000 ns.`"""
-    even = found.break_even
+    even, cpu = found.break_even, found.cpu_seconds
+    if found.exits.half and not found.exits.sign_is_sure:
+        if not cpu.sign_is_sure:
+            return "Whether it pays, its seeds do not tell."
+        word = "pays" if cpu.mean < 0 else "does not pay"
+        return f"It {word}, for other reasons than exits."
     text = f"It {how(even)}"
     kinds = {each.pays for each in found.break_even_by_seed}
     if len(kinds) > 1:
