@@ -11,6 +11,7 @@ from mmuwitness.model.arch.arm64 import Arm64
 from mmuwitness.model.arch.loongarch import Loongarch
 from mmuwitness.model.arch.mips import Mips
 from mmuwitness.model.arch.powerpc import PowerpcE500, PowerpcHv, PowerpcPr
+from mmuwitness.model.arch.powerpc_hpt import PowerpcHpt
 from mmuwitness.model.arch.riscv import Riscv
 from mmuwitness.model.arch.s390 import S390
 from mmuwitness.model.arch.x86 import X86Shadow, X86Tdp
@@ -19,7 +20,15 @@ from mmuwitness.model.kvm.aging import (
     kvm_mmu_notifier_clear_flush_young,
     kvm_mmu_notifier_clear_young,
 )
-from mmuwitness.model.kvm.kvm_host import KVM, VCPU, GfnToPfnCache, GuestMemfd, Memslot
+from mmuwitness.model.kvm.kvm_host import (
+    KVM,
+    VCPU,
+    GfnToPfnCache,
+    GuestMemfd,
+    Hpte,
+    Memslot,
+    Spte,
+)
 from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_change_pte,
     kvm_mmu_notifier_invalidate_page,
@@ -45,7 +54,7 @@ ARCHES: dict[str, Arch] = {
     made.name: made
     for made in (
         *(X86Tdp(), X86Shadow(), Arm64(), Riscv(), Mips(), Loongarch()),
-        *(PowerpcHv(), PowerpcPr(), PowerpcE500(), S390()),
+        *(PowerpcHv(), PowerpcHpt(), PowerpcPr(), PowerpcE500(), S390()),
     )
 }
 
@@ -119,6 +128,8 @@ class Host:
             zero_page=self.pages[0] if sizes.zero_page else None,
             maps_pfns=sizes.maps_pfns,
             changes_vmas=sizes.changes_vmas,
+            frees_lazily=sizes.frees_lazily,
+            writes_back=sizes.writes_back,
             forks=sizes.forks,
             exits=sizes.exits,
             huge_pages=sizes.huge_pages,
@@ -161,6 +172,7 @@ class Host:
             range_max=max(sizes.addresses, gfns),
             table_shift=sizes.gfns_per_table - 1,
         )[0]
+        kvm.hptes = self.world.add(Hpte, gfns) if self.arch.has_hptes else []
         kvm.gpc_list = self.wire_caches(slots) if sizes.caches else []
         private = sizes.private_memory and self.arch.has_private_mem
         private = private and self.has_feature("guest_memfd")
@@ -238,6 +250,13 @@ class Host:
         self.map_page(addr, page)
         self.map_page(addr + 1, page + 1)
         self.mm.pmd[addr // 2] = PMD_HUGE
+
+    def map_guest_page(self, gfn: int, page: int, *, write: bool = False) -> None:
+        """Before the run: the guest has used a page, and KVM maps it still."""
+        self.kvm.spte[gfn] = Spte(present=True, write=write, page=self.pages[page])
+        self.kvm.table[gfn >> self.kvm.table_shift] = True
+        if self.kvm.hptes:
+            self.kvm.hptes[gfn].rmap_present = True
 
     def map_zero_page(self, addr: int) -> None:
         """Before the run: an address that was read and never written to."""
