@@ -51,7 +51,7 @@ class Op:
     bump, snap, fresh, cover (extra: mark), check (extra: message), choose (extra: n), wait,
     begin (an atomic region starts), trace (extra: name) and sleep (it might; extra: inside
     non_block), which `sleeping` makes a mark of, or nothing.  Where functions are counted: count
-    and spend (extra: the function that is entered).
+    and spend (extra: the function that is entered), and leave (a window is open).
 
     `first` is where a step that begins with this access begins: the operation that starts to
     compute its element number.  `handle`: what the instance accessed is known by, its number or
