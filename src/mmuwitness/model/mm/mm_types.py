@@ -90,7 +90,8 @@ class MM(Struct):
     threads swap in: they meet there), changes_vmas (False if all addresses stay in a VMA that may
     be written), forks (True of a parent and its child),
     write_protect_seq (a seqcount_t, of a parent), zero_page (None if nobody maps it),
-    maps_pfns (True if a driver maps its pages), nr_first_pages (see first_page).
+    maps_pfns (True if a driver maps its pages), nr_first_pages (see first_page),
+    ends (True if everybody is done in the end).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else; spliced, a page
@@ -98,6 +99,7 @@ class MM(Struct):
     """
 
     nr_first_pages = 1
+    ends = False
 
     mmap_lock = Field(RwLock())
     ptl = Field(Lock(spins=True))
