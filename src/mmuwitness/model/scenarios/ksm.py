@@ -67,7 +67,7 @@ KSM = (
             Actor("ksmd", ksm.ksmd, (host.mm,)),
             Actor("vmm", memory.host_thread, (host.mm,)),
         ],
-        {"vcpus": 0, "pages": 3, "host_thread": True},
+        {"vcpus": 0, "pages": 3, "slot_pages": 1, "host_thread": True},
     ),
     Scenario(
         "ksm_dma",
@@ -78,7 +78,7 @@ KSM = (
             Actor("ksmd", ksm.ksmd, (host.mm,)),
             Actor("vfio", gup.vfio_dma, (host.mm,)),
         ],
-        {"vcpus": 0, "pages": 3},
+        {"vcpus": 0, "pages": 3, "slot_pages": 1},
     ),
     Scenario(
         "unmerge",
