@@ -125,7 +125,8 @@ SMALL = ("uprobe_one", "dontneed_one", "reclaim_one", "migrate_one", "unmerge", 
          "private_convert", "private_punch", "private_dontneed", "private_both",
          "hmm_dontneed", "hmm_open", "oom_reap",
          "oom_hmm", "exit_reclaim", "mprotect", "mprotect_thread", "mremap", "zero_page",
-         "pfnmap", "fault_once", "fault_beside_window", "fault_in_storm", "memslot_in_storm",
+         "pfnmap", "fault_once", "unmerge_once", "reclaim_once", "migrate_once", "numa_once",
+         "fault_beside_window", "fault_in_storm", "memslot_in_storm",
          "memslot_beside_storm", "cache_once", "cache_beside_window",
          "cache_in_storm")  # fmt: skip
 """The scenarios that have programs of up to STATES_MAX states; test_pinned checks the list."""

@@ -77,6 +77,9 @@ RMAP_WALKS = (
     "reclaim_mprotect",
     "swapin",
     "writeback",
+    "migrate_dma",
+    "reclaim_once",
+    "migrate_once",
 )
 EVERYWHERE = ("x86-tdp", "x86-shadow", "arm64")
 ALONE = "change_pte wants its window to be the only one"

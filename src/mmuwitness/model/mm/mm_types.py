@@ -95,7 +95,7 @@ class MM(Struct):
     write_protect_seq (a seqcount_t, of a parent), zero_page (None if nobody maps it),
     maps_pfns (True if a driver maps its pages), frees_lazily (True if somebody says that memory
     need not be kept: MADV_FREE), writes_back (True if pages are those of a file, mapped shared),
-    nr_first_pages (see first_page).
+    nr_first_pages (see first_page), ends (True if everybody is done in the end).
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else; spliced, a page
@@ -104,6 +104,7 @@ class MM(Struct):
     """
 
     nr_first_pages = 1
+    ends = False
 
     mmap_lock = Field(RwLock())
     ptl = Field(Lock(spins=True))

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mmuwitness.model.claims.claim import Claim
 from mmuwitness.model.kvm.kvm_host import GONE, INVALID
+from mmuwitness.model.kvm.vcpu import vcpu_access_once, vcpu_run
 from mmuwitness.model.mm.mm_types import PMD_HUGE, PMD_TABLE, VM_READ
+
+if TYPE_CHECKING:
+    from mmuwitness.model.host import Host
+    from mmuwitness.model.scenarios.scenario import Scenario
+
+NEVER = "never_"
+"""Begins the names of these claims."""
 
 
 def never_read(host):
@@ -47,6 +56,11 @@ def never_both_of_their_own(host):
 def never_shared(host):
     pte = host.mm.pte[0]
     return not pte.present or not pte.page.ksm or pte.page.mapcount < 2
+
+
+def never_merged_in_place(host):
+    pte = host.mm.pte[0]
+    return not pte.present or not pte.page.ksm or pte.page is not host.pages[0]
 
 
 def never_none(host):
@@ -213,12 +227,16 @@ def never_private(host):
 
 
 def never_from_file(host):
+    if host.kvm.gmem is None:
+        return True
     spte = host.kvm.spte[0]
     return not spte.present or host.kvm.gmem.page[0] is not spte.page
 
 
 def never_a_hole_under_a_fault(host):
     """A page that is in the file no more, and that a fault still refers to."""
+    if host.kvm.gmem is None:
+        return True
     page = host.pages[1]
     return page.refcount == 0 or page.mapcount > 0 or host.kvm.gmem.page[0] is page
 
@@ -311,12 +329,26 @@ def never_refreshing(host):
     return not host.kvm.refreshing
 
 
-MERGES = (never_merged, never_of_its_own, never_replaced)
+MERGES = (
+    never_merged,
+    never_merged_in_place,
+    never_shared,
+    never_of_its_own,
+    never_replaced,
+)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm": MERGES,
     "ksm_alone": MERGES,
     "ksm_both": MERGES,
     "ksm_one": MERGES,
+    "ksm_thread": MERGES,
+    "ksm_dma": (*MERGES, never_pinned),
+    "merge_once": (never_merged, never_shared, never_faulting),
+    "unmerge_once": (never_of_its_own, never_both_of_their_own, never_faulting),
+    "numa_once": (never_protnone, never_faulting),
+    "reclaim_once": (never_swapped_out, never_faulting),
+    "migrate_once": (never_migrating, never_replaced, never_faulting),
+    "migrate_dma": (never_migrating, never_replaced, never_pinned),
     "ksm_first": (never_merged, never_shared),
     "cow": (never_of_its_own, never_both_of_their_own, never_two_windows),
     "cow_smp": (never_of_its_own, never_replaced),
@@ -396,5 +428,11 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
 }
 
 
-X86_ONLY = ("pfncache", "private")
-"""What x86 alone has, all of it since v6.9."""
+def what_happens(scenario: Scenario, host: Host) -> list[Claim]:
+    """Each says that something never happens; on a host where it can, it has to be wrong."""
+    predicates = list(HAPPENS.get(scenario.name, ()))
+    if host.vcpus and not host.mm.exits and scenario.guest in (vcpu_run, vcpu_access_once):
+        predicates.append(never_read)
+        if host.kvm.written_gfns > 0:
+            predicates.append(never_written)
+    return [Claim(each.__name__, "always", "", function=each) for each in predicates]
