@@ -77,7 +77,7 @@ BUGS = {
         "The new PTE is there before change_pte: commit 48af0d7cb3c8 in v3.7.",
         claims="I6",
         arches=("x86-shadow",),
-        scenarios=("cow_smp",),
+        scenarios=("cow_smp", "two_vms_cow"),
         since="v2.6.32",
         until="v3.7",
         mended="+change_pte_before_set_pte",

@@ -292,6 +292,17 @@ def never_refreshing(host):
     return not host.kvm.refreshing
 
 
+def never_in_both(host):
+    first, second = host.kvms[0], host.kvms[1]
+    return not first.spte[0].present or not second.spte[0].present
+
+
+def never_told_apart(host):
+    """One of two subscribers has been told of a window, and the other has not."""
+    first, second = host.kvms[0], host.kvms[1]
+    return first.mmu_invalidate_in_progress == second.mmu_invalidate_in_progress
+
+
 MERGES = (never_merged, never_of_its_own, never_replaced)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm": MERGES,
@@ -369,6 +380,9 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "hmm_open": (never_none, never_replaced, never_deferred, *BY_DEVICE),
     "hmm_guest": (never_none, never_replaced, *BY_DEVICE),
     "exit_reclaim": (never_swapped_out, never_none, never_released),
+    "two_vms": (never_none, never_replaced, never_in_both),
+    "two_vms_ksm": (*MERGES, never_in_both),
+    "two_vms_cow": (never_of_its_own, never_in_both, never_told_apart),
     "oom_reap": (never_reaped,),
     "oom_hmm": (never_reaped, *BY_DEVICE),
 }

@@ -33,6 +33,7 @@ from tests.model.mutants import MUTANTS, kernel, outcome, outcome_for, outcome_o
 from tests.model.mutants_kvm import BREAKS_KVM
 from tests.model.mutants_mm import BREAKS_MM
 from tests.model.subscriber_mutants import SUBSCRIBER_BREAKS, SUBSCRIBER_HARMLESS
+from tests.model.vm_mutants import VM_BREAKS
 
 I1, I2, I3 = "coherent", "absent_in_window", "no_stale_tlb_entry"
 I4, I5, I6 = "freed_page_unmapped", "shared_page_read_only", "no_lost_write"
@@ -166,6 +167,7 @@ BREAKS = [
     ("-change_pte_bracketed -set_pte_at_notify", "ksm_alone", "v6.1", "arm64",
      {I1, I3, I4, I5, I6}),
     *SUBSCRIBER_BREAKS,
+    *VM_BREAKS,
     *((*row, {c.name for c in find_claims(broken.split())}) for *row, broken in BREAKS_MM),
 ]  # fmt: skip
 

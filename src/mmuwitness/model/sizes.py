@@ -21,6 +21,8 @@ class Sizes:
       parts; what is over goes to the last one.  layout: the memslots, if not so.
       gfns_per_table: 2 if neighbouring gfns share their last-level table page, 1 if each has its
       own.  read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
+      second_vm: the memslots of another VM of the same process, created after the first; it has
+      one vCPU, and uses nothing of what follows.
       mergeable: ksmd scans the first so many addresses.
 
     Memslots
@@ -55,6 +57,7 @@ class Sizes:
     gfns_per_table: int = 2
     read_gfns: int = 0
     written_gfns: int = 1
+    second_vm: tuple[MemslotLayout, ...] = ()
     mergeable: int = 1
 
     updates_memslots: bool = False
@@ -91,6 +94,19 @@ class Sizes:
         each, over = divmod(self.slot_pages, self.memslots)
         last = self.memslots - 1
         return tuple((n * each, n * each, each + over * (n == last)) for n in range(self.memslots))
+
+    def second(self) -> tuple[Sizes, ...]:
+        """Those of a second VM, if there is one."""
+        if not self.second_vm:
+            return ()
+        return (
+            Sizes(
+                addresses=self.addresses,
+                layout=self.second_vm,
+                gfns_per_table=self.gfns_per_table,
+                written_gfns=self.written_gfns,
+            ),
+        )
 
     @property
     def gfns(self) -> int:

@@ -34,8 +34,8 @@ class Claim:
         owner = {
             "ptl": [host.mm],
             "mmap_lock": [host.mm, *host.children],
-            "mmu_lock": [host.kvm],
-            "mn_invalidate_lock": [host.kvm],
+            "mmu_lock": host.kvms,
+            "mn_invalidate_lock": host.kvms,
             "mutex": host.devices,
             "subscriptions": [each.notifier.subscriptions for each in host.devices],
         }
