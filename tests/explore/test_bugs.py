@@ -72,6 +72,7 @@ VIOLATES = {
     "H43": {"tracked_page_read_only"},
     "H44": {"I7"},
     "H45": {"I7"},
+    "H51": {"unlinked_twice"},
     "L1": {"other_windows_pass"},
     "P1": {"I1", "I4"},  # no retry check: a fault maps what it looked up before the window
     "P2": {"I1", "I4"},

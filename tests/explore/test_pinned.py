@@ -68,6 +68,7 @@ RMAP_WALKS = (
     "reclaim_thread",
     "reclaim_mprotect",
     "swapin",
+    "exit_destroy",
 )
 EVERYWHERE = ("x86-tdp", "x86-shadow", "arm64")
 ALONE = "change_pte wants its window to be the only one"
@@ -191,13 +192,23 @@ BUGS = {
     ),
     "H4": Bug(
         "When an mm exits, KVM leaves the list of subscribers before it drops its SPTEs: commit"
-        " 3ad3d901bbcf in v3.6.",
-        claims="I1 I4",
+        " 3ad3d901bbcf in v3.6.  So it does when a VM is destroyed.",
+        claims="I1 I2 I3 I4",
         arches=("x86-shadow",),
-        scenarios=("exit_reclaim",),
+        scenarios=("exit_reclaim", "exit_destroy", "vm_lifetime", "vm_beside"),
         since="v2.6.32",
         until="v3.6",
-        mended="+release_before_unlink",
+        mended="+release_before_unlink +unlinked_once",
+    ),
+    "H51": Bug(
+        "Who unregisters takes KVM off the list after an exiting mm has: commit 751efd8610d3 in"
+        " v3.9.",
+        claims="unlinked_twice",
+        arches=("x86-shadow",),
+        scenarios=("exit_destroy",),
+        since="v3.6",
+        until="v3.9",
+        mended="+unlinked_once",
     ),
     "H37": Bug(
         "remove() returns while the last window still works off the list that the subscription is"

@@ -24,7 +24,7 @@ STATES_MAX = 60_000
 PLACES_MAX = 14
 
 SURVEYED = (
-    *("kvm.kvm_main", "kvm.memslots", "kvm.srcu"),
+    *("kvm.kvm_main", "kvm.memslots", "lib.srcutree"),
     *("mm.mmu_notifier", "mm.ksm", "mm.gup", "mm.memory", "mm.rmap", "mm.migrate"),
     *("arch.x86", "arch.x86_tdp", "arch.arm64"),
 )

@@ -33,7 +33,7 @@ from tests.model.mutants import MUTANTS, kernel, outcome, outcome_for, outcome_o
 from tests.model.mutants_kvm import BREAKS_KVM
 from tests.model.mutants_mm import BREAKS_MM
 from tests.model.subscriber_mutants import SUBSCRIBER_BREAKS, SUBSCRIBER_HARMLESS
-from tests.model.vm_mutants import VM_BREAKS
+from tests.model.vm_mutants import VM_BREAKS, VM_HARMLESS
 
 I1, I2, I3 = "coherent", "absent_in_window", "no_stale_tlb_entry"
 I4, I5, I6 = "freed_page_unmapped", "shared_page_read_only", "no_lost_write"
@@ -194,6 +194,7 @@ HARMLESS = [
     ("a memslot update does not wait for readers", "memslot_flags", "v6.12", "x86-tdp"),
     ("-gpc_invalidate_seq", "pfncache", "v7.3", "x86-tdp"),  # its window hits a memslot
     *SUBSCRIBER_HARMLESS,
+    *VM_HARMLESS,
 ]  # fmt: skip
 
 

@@ -69,8 +69,6 @@ class Host:
         self.vcpus = self.wire_vcpus()
         newest_first = reversed(self.kvms) if self.vcpus else ()
         self.mm.notifier_subscriptions = [self.kvm_notifier(kvm) for kvm in newest_first]
-        for number in range(len(self.mm.notifier_subscriptions)):
-            self.mm.hashed[number] = True
         self.devices: list[Any] = []
         self.processes: Sequence[Any] = ()
         self.claims: Sequence[Any] = ()
@@ -114,6 +112,8 @@ class Host:
             changes_vmas=sizes.changes_vmas,
             forks=sizes.forks,
             exits=sizes.exits,
+            unregisters=sizes.unregisters,
+            has_srcu=sizes.unregisters,
             huge_pages=sizes.huge_pages,
             shmem=sizes.shmem,
             shares_pmds=sizes.shares_pmds,
@@ -145,6 +145,8 @@ class Host:
         constants = {
             "memslots": slots,
             "last_memslot": slots[-1] if sum(slot.npages for slot in slots) == gfns else None,
+            "has_srcu": (sizes.updates_memslots or sizes.logs_dirty_pages)
+            and self.has_feature("memslots_srcu"),
             "updates_memslots": sizes.updates_memslots,
             "moved_base_gfn": sizes.moved_base_gfn,
             "replaces_roots": sizes.replaces_roots,
@@ -172,10 +174,8 @@ class Host:
 
     def wire_vcpus(self) -> list[Any]:
         """Those of the first VM; a second one has one."""
-        if not self.sizes.vcpus:
-            return []
         owners = [self.kvm] * self.sizes.vcpus + self.kvms[1:]
-        vcpus = self.world.add(VCPU, len(owners))
+        vcpus = self.world.add(VCPU, len(owners)) if owners else []
         for vcpu, kvm in zip(vcpus, owners, strict=True):
             vcpu.kvm = kvm
         for kvm in self.kvms:
@@ -202,7 +202,7 @@ class Host:
         self.features_read |= {"change_pte_op", self.arch.change_pte} - {""}
         page = self.has_feature("invalidate_page_op")
         self.mm.hashed[kvm.index] = True
-        return MmuNotifier(
+        subscription = MmuNotifier(
             kvm,
             kvm_mmu_notifier_invalidate_range_start,
             kvm_mmu_notifier_invalidate_range_end,
@@ -213,6 +213,8 @@ class Host:
             kvm_mmu_notifier_release,
             kvm.index,
         )
+        kvm.mmu_notifier = subscription
+        return subscription
 
     def add_device(self, struct: type[Struct], invalidate: Callable[..., Any]) -> Any:
         """A driver that mirrors the whole mm, with one device: an instance of its struct, which

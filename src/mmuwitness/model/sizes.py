@@ -44,7 +44,8 @@ class Sizes:
       later than it changes PTEs.  swap_cache: several threads swap in.  zero_page: the first page
       is the zero page.  maps_pfns: a driver maps its pages.  changes_vmas: addresses leave their
       VMA, or it becomes read-only.  forks: there is a child.  exits: the process has exited: its
-      vCPUs do not run, its mm is being torn down.  huge_pages: a PMD may be huge.  shmem: the VMA
+      vCPUs do not run, its mm is being torn down.  unregisters: KVM leaves the list of
+      subscriptions while others may go through it.  huge_pages: a PMD may be huge.  shmem: the VMA
       is of a file of shmem.  shares_pmds: a file of hugetlb is mapped twice.
     """
 
@@ -83,6 +84,7 @@ class Sizes:
     changes_vmas: bool = False
     forks: bool = False
     exits: bool = False
+    unregisters: bool = False
     huge_pages: bool = False
     shmem: bool = False
     shares_pmds: bool = False

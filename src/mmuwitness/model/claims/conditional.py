@@ -50,6 +50,10 @@ def defers_host_flushes(host: Any) -> bool:
     return bool(host.mm.defers_flushes and host.mm.host_thread)
 
 
+def unregisters(host: Any) -> bool:
+    return bool(host.mm.unregisters)
+
+
 def has_zero_page(host: Any) -> bool:
     return host.mm.zero_page is not None
 

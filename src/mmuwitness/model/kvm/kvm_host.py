@@ -77,7 +77,8 @@ class KVM(Struct):
     zapped that TLBs may still hold; a counter, so tlbs_dirty_count tells whether it moved.
 
     Wired: mm, arch, memslots, last_memslot (None if some gfn may be in no memslot),
-    updates_memslots (False if nobody changes one), moved_base_gfn (0 if nobody moves one),
+    updates_memslots (False if nobody changes one), has_srcu (False if nobody waits for who looks
+    at them), mmu_notifier (its subscription), moved_base_gfn (0 if nobody moves one),
     caches_mmio (an SPTE is made that says so where a gfn is in no memslot), gpc_list, gmem (None:
     no private memory), logs_dirty_pages (False if nobody logs), tracks_writes (False if no guest
     page table is shadowed), writable_bits (False where SPTEs have no such bits), ages_pages (False

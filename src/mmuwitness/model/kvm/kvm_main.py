@@ -15,7 +15,7 @@ from mmuwitness.model.kvm.memslots import (
     memslot_state,
 )
 from mmuwitness.model.kvm.pfncache import gfn_to_pfn_cache_invalidate_start
-from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
+from mmuwitness.model.lib.srcutree import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.gup import get_user_page_fast_only, get_user_pages_unlocked
 from mmuwitness.model.mm.mm_types import Pte, is_zero_page, put_page
 from mmuwitness.model.mm.pfnmap import follow_pte, page_ref_dec_and_free

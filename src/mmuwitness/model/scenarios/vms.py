@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from mmuwitness.model.host import Host
+from mmuwitness.model.kvm.vcpu import vcpu_run
+from mmuwitness.model.kvm.vm import create_run_destroy
 from mmuwitness.model.mm import ksm, memory
 from mmuwitness.model.scenarios.scenario import (
     ONE_GFN,
@@ -14,6 +19,21 @@ from mmuwitness.model.scenarios.scenario import (
 
 BOTH = {"second_vm": ((0, 0, 1),)}
 """The first page is guest memory of both."""
+
+
+def before_the_vm(host: Host) -> None:
+    """As two_private_pages; the newest VM is yet to be created."""
+    two_private_pages(host)
+    host.mm.hashed[len(host.kvms) - 1] = False
+
+
+def newest_comes_and_goes(vcpu: Any) -> None:
+    """The first VM stays, and its guest runs."""
+    if vcpu.kvm.index == 0:
+        vcpu_run(vcpu)
+    else:
+        create_run_destroy(vcpu)
+
 
 VMS = (
     Scenario(
@@ -41,5 +61,25 @@ VMS = (
         one_ksm_page,
         mm_actor("madvise", ksm.unmerge_ksm_pages),
         {**ONE_GFN, **BOTH},
+    ),
+    Scenario(
+        "vm_lifetime",
+        "A VM is created, run and destroyed, again and again, while the VMM drops pages: KVM comes"
+        " and leaves between windows and inside of them.",
+        "1 vCPU, 1 gfn, 2 pages, any number of calls, any number of VMs one after another",
+        before_the_vm,
+        mm_actor("madvise", memory.madvise_dontneed),
+        {**ONE_GFN, "unregisters": True},
+        guest=create_run_destroy,
+    ),
+    Scenario(
+        "vm_beside",
+        "As vm_lifetime, beside a VM that stays: it has to be told of all windows.",
+        "2 VMs, 2 vCPUs that read, 1 gfn of each VM, 1 page, any number of calls, any number of VMs"
+        " one after another",
+        before_the_vm,
+        mm_actor("madvise", memory.madvise_dontneed),
+        {**ONE_GFN, **BOTH, "pages": 1, "written_gfns": 0, "unregisters": True},
+        guest=newest_comes_and_goes,
     ),
 )
