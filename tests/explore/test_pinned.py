@@ -69,6 +69,7 @@ RMAP_WALKS = (
     "reclaim_mprotect",
     "swapin",
     "exit_destroy",
+    "exit_aging",
 )
 EVERYWHERE = ("x86-tdp", "x86-shadow", "arm64")
 ALONE = "change_pte wants its window to be the only one"
@@ -195,10 +196,27 @@ BUGS = {
         " 3ad3d901bbcf in v3.6.  So it does when a VM is destroyed.",
         claims="I1 I2 I3 I4",
         arches=("x86-shadow",),
-        scenarios=("exit_reclaim", "exit_destroy", "vm_lifetime", "vm_beside"),
+        scenarios=(
+            "exit_reclaim",
+            "exit_aging",
+            "exit_destroy",
+            "vm_lifetime",
+            "vm_tables",
+            "vm_beside",
+        ),
         since="v2.6.32",
         until="v3.6",
         mended="+release_before_unlink +unlinked_once",
+    ),
+    "H29": Bug(
+        "A VM's tables are freed under who walks them, three ways: commits 6c0d706b563a and"
+        " 0c428a6a9256 in v4.12, 7e5a672289c9 in v4.13.",
+        claims="walks_freed",
+        arches=("arm64",),
+        scenarios=("exit_aging", "vm_tables"),
+        since="v3.11",
+        until="v4.13",
+        mended="+arm64_pgd_reset_under_lock +arm64_walk_rechecks_pgd +arm64_aging_checks_pgd",
     ),
     "H51": Bug(
         "Who unregisters takes KVM off the list after an exiting mm has: commit 751efd8610d3 in"

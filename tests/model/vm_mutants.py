@@ -67,11 +67,15 @@ VM_BREAKS = [
     ("a subscriber comes in the middle of a window", "vm_lifetime", "v6.1", "x86-tdp",
      {I1, I3, I4, I6, I8}),
     ("-release_before_unlink", "exit_destroy", "v6.1", "arm64", {I1, I2, I4}),
+    ("-arm64_pgd_reset_under_lock", "exit_aging", "v6.1", "arm64", {"walks_freed"}),
+    ("-arm64_aging_checks_pgd", "exit_aging", "v6.1", "arm64", {"walks_freed"}),
+    ("-arm64_walk_rechecks_pgd", "vm_tables", "v6.1", "arm64", {"walks_freed"}),
     ("-unlinked_once", "exit_destroy", "v6.1", "x86-tdp", {"unlinked_twice"}),
 ]  # fmt: skip
 
 VM_HARMLESS = [
     # what is unlinked is released, and was before that: who finds it gone need not wait
     ("an exiting mm waits for nobody", "exit_destroy", "v6.1", "x86-tdp"),
+    ("-arm64_walk_rechecks_pgd", "exit_aging", "v6.1", "arm64"),  # one page at a time
     ("-unlinked_once", "vm_lifetime", "v6.1", "x86-tdp"),  # the mm does not exit
 ]

@@ -158,6 +158,7 @@ class Host:
             "ages_pages": sizes.ages_pages,
             "access_tracking": sizes.access_tracking,
             "delays_flushes": sizes.delays_flushes,
+            "frees_tables": sizes.frees_tables and self.arch.frees_tables,
             "gfns": range(gfns),
             "nr_gfns": gfns,
             "read_gfns": sizes.read_gfns or gfns,

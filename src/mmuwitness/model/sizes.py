@@ -37,7 +37,8 @@ class Sizes:
       logging on.  tracks_writes: somebody shadows guest page tables.  writable_bits: SPTEs say
       why they are read-only, where the architecture has bits for that.  ages_pages: somebody asks
       whether pages are young.  access_tracking: x86 without the Accessed bit.  delays_flushes:
-      somebody zaps and leaves the flush to others.
+      somebody zaps and leaves the flush to others.  frees_tables: a VM ends, and with
+      it the tables of an architecture that frees them as soon as it is released.
 
     The primary MMU
       host_thread: a thread of the VMM uses the TLB of its CPU.  defers_flushes: somebody flushes it
@@ -75,6 +76,7 @@ class Sizes:
     ages_pages: bool = False
     access_tracking: bool = False
     delays_flushes: bool = False
+    frees_tables: bool = False
 
     host_thread: bool = False
     defers_flushes: bool = False

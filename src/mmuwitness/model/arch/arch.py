@@ -26,7 +26,8 @@ from mmuwitness.model.primitives import atomic, feature, trace, write_lock
 class Arch:
     """Defaults shared by most.  name: as given on the command line; kernel_arch: as in era rows;
     notifier and change_pte: features that say whether KVM there has them at all; has_private_mem:
-    guests may have private memory."""
+    guests may have private memory; frees_tables: ->release() frees the tables, not only what they
+    map."""
 
     name = ""
     kernel_arch = ""
@@ -36,6 +37,7 @@ class Arch:
     maps_reads_writable = False
     retries_in_host = False
     has_private_mem = False
+    frees_tables = False
 
     def applies(self, era: Era) -> bool:
         """False where this MMU does not exist, or does not subscribe to MMU notifiers."""

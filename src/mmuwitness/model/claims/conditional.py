@@ -50,6 +50,10 @@ def defers_host_flushes(host: Any) -> bool:
     return bool(host.mm.defers_flushes and host.mm.host_thread)
 
 
+def frees_tables(host: Any) -> bool:
+    return bool(host.kvm.frees_tables)
+
+
 def unregisters(host: Any) -> bool:
     return bool(host.mm.unregisters)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmuwitness.model.claims.claim import reach
-from mmuwitness.model.claims.conditional import has_caches, unregisters
+from mmuwitness.model.claims.conditional import frees_tables, has_caches, unregisters
 from mmuwitness.model.claims.devices import has_devices
 from mmuwitness.model.kvm import kvm_main, pfncache
 from mmuwitness.model.mm import mmu_interval_notifier, mmu_notifier
@@ -35,3 +35,6 @@ reach("never", "used_after_unregister", mmu_notifier.AFTER_UNREGISTER,
 reach("never", "unlinked_twice", mmu_notifier.UNLINKED_TWICE,
       "Nobody takes a subscriber off the list that somebody else has taken off it.",
       where=unregisters)  # fmt: skip
+reach("never", "walks_freed", kvm_main.WALKS_FREED,
+      "No walk of the secondary MMU goes through tables that are freed.",
+      where=frees_tables)  # fmt: skip

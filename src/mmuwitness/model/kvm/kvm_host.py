@@ -68,6 +68,8 @@ class KVM(Struct):
     mmu_invalidate_seq is the sequence that faults compare; mmu_invalidate_seq_bit31 is the one bit
     of it that matters by itself, to a bug that keeps it in an int.
 
+    pgd_reset: the pointer to the root of the tables is NULL; pgd_freed: what it led to is free.
+
     invalid_spte[gfn] are the leaves of a root that a memslot update made invalid, and
     tdp_mmu_root_count the references to it (see arch.x86_tdp).
 
@@ -86,6 +88,7 @@ class KVM(Struct):
     x86), delays_flushes (True if somebody zaps and leaves the flush to others), yields (zaps drop
     mmu_lock on the way), replaces_roots (memslot updates have roots replaced, where there are any),
     vcpus, gfns, read_gfns and written_gfns (guests read and write the first so many), table_shift,
+    frees_tables (the tables go with ->release(), on arm64),
     loops_in_host (faults that are retried stay in the host, on MIPS and LoongArch).
 
     Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
@@ -117,6 +120,8 @@ class KVM(Struct):
     table = Field(Bool(), array="tables")
     huge = Field(Bool(), array="tables")
     invalid_spte = Field(Spte, array="gfns")
+    pgd_reset = Field(Bool())
+    pgd_freed = Field(Bool())
     tdp_mmu_root_count = Field(Bounded(0, 2))
     log_dirty_pages = Field(Bool(), guarded_by="KVM.slots_lock")
     dirty_bitmap = Field(Bool(), array="gfns")

@@ -40,6 +40,7 @@ INSTALLS_WRITABLE = "change_pte installs a writable SPTE"
 ZAPS = "change_pte zaps a present SPTE"
 FLUSHES = "change_pte flushes remote TLBs"
 IN_INVALID_SLOT = "change_pte is handled in a memslot that is being deleted"
+WALKS_FREED = "a walk of the secondary MMU goes through tables that are freed"
 NOT_BRACKETED = "WARN_ON in kvm_mmu_notifier_change_pte()"
 
 
@@ -224,8 +225,11 @@ def kvm_mmu_notifier_invalidate_range_end(kvm, start, end):
 def kvm_mmu_notifier_release(kvm):
     """kvm_flush_shadow_all(): no vCPU runs, and none will."""
     idx = srcu_read_lock(kvm)
-    for slot in kvm.memslots:
-        kvm.arch.kvm_arch_flush_shadow_memslot(kvm, slot)
+    if kvm.frees_tables:
+        kvm.arch.kvm_arch_flush_shadow_all(kvm)
+    else:
+        for slot in kvm.memslots:
+            kvm.arch.kvm_arch_flush_shadow_memslot(kvm, slot)
     srcu_read_unlock(kvm, idx)
 
 

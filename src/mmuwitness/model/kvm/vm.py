@@ -8,7 +8,10 @@ from mmuwitness.model.primitives import choose, feature, spin_lock, write_lock
 
 
 def kvm_create_vm(kvm):
-    """kvm_init_mmu_notifier().  The VM has a page table that is empty."""
+    """kvm_arch_init_vm(): empty tables.  kvm_init_mmu_notifier(): KVM is told of windows."""
+    if kvm.frees_tables:
+        kvm.pgd_freed = False
+        kvm.pgd_reset = False
     mmu_notifier_register(kvm.mm, kvm.mmu_notifier)
 
 

@@ -29,6 +29,18 @@ EXIT = (
         {**ONE_GFN, "exits": True},
     ),
     Scenario(
+        "exit_aging",
+        "As exit_reclaim; kswapd asks first whether the guest has used a page.  Architectures that"
+        " free tables at once do so.",
+        "1 vCPU that ran before, 1 gfn, 2 pages, any number of reclaims",
+        mapped_private_page,
+        lambda host: [
+            Actor("exit", mmap.exit_mmap, (host.mm,)),
+            Actor("kswapd", rmap.shrink_folio_list, (host.mm, True)),
+        ],
+        {**ONE_GFN, "exits": True, "ages_pages": True, "frees_tables": True},
+    ),
+    Scenario(
         "exit_destroy",
         "As exit_reclaim, while another process closes the last file that leads to the VM: KVM is"
         " released by both, and leaves the list once.",

@@ -73,6 +73,20 @@ VMS = (
         guest=create_run_destroy,
     ),
     Scenario(
+        "vm_tables",
+        "As vm_lifetime; windows are over two pages in two table pages, a zap may drop mmu_lock"
+        " between them, and architectures that free tables at once do so.",
+        "1 vCPU that reads, 2 gfns in two table pages, 2 pages, any number of calls, any number of"
+        " VMs one after another",
+        before_the_vm,
+        mm_actor("madvise", memory.madvise_dontneed_range, 0),
+        {
+            **{"gfns_per_table": 1, "pages": 2, "written_gfns": 0},
+            **{"yields": True, "unregisters": True, "frees_tables": True},
+        },
+        guest=create_run_destroy,
+    ),
+    Scenario(
         "vm_beside",
         "As vm_lifetime, beside a VM that stays: it has to be told of all windows.",
         "2 VMs, 2 vCPUs that read, 1 gfn of each VM, 1 page, any number of calls, any number of VMs"
