@@ -394,6 +394,7 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "hmm_guest": (never_none, never_replaced, *BY_DEVICE),
     "exit_reclaim": (never_swapped_out, never_none, never_released),
     "exit_destroy": (never_swapped_out, never_none, never_released, never_unregistered),
+    "mmap_aging": (never_none, never_huge_leaf, never_small_leaf, never_aged),
     "exit_aging": (never_swapped_out, never_none, never_released, never_aged),
     "vm_tables": (never_none, never_dropped_between, never_unregistered, never_left_in_a_window),
     "vm_lifetime": (never_none, never_replaced, never_unregistered, never_left_in_a_window),

@@ -1,7 +1,8 @@
-"""Mutants of an address space with several subscribers."""
+"""Mutants of several subscribers, of those that come and leave, and of tables that are freed."""
 
 from __future__ import annotations
 
+from mmuwitness.model.arch.x86_tdp import tdp_mmu_age_spte
 from mmuwitness.model.lib.srcutree import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.mmu_notifier import mn_synchronize, mn_unlink, mn_unlink_all
 from tests.model.mutants import mutant
@@ -40,6 +41,15 @@ def unregister_without_release(mm, subscription):
     mm.gone[subscription.number] = True
 
 
+@mutant("aging is in no RCU section", "arch.x86_tdp.kvm_tdp_mmu_age_gfn_range")
+def age_without_rcu(kvm, range):
+    young = False
+    for gfn in kvm.gfns:
+        if range.start <= gfn < range.end:
+            young = tdp_mmu_age_spte(kvm, gfn) or young
+    return young
+
+
 @mutant("an exiting mm waits for nobody", "mm.mmu_notifier.mmu_notifier_release")
 def release_without_wait(mm):
     idx = srcu_read_lock(mm)
@@ -67,6 +77,8 @@ VM_BREAKS = [
     ("a subscriber comes in the middle of a window", "vm_lifetime", "v6.1", "x86-tdp",
      {I1, I3, I4, I6, I8}),
     ("-release_before_unlink", "exit_destroy", "v6.1", "arm64", {I1, I2, I4}),
+    ("-x86_tdp_frees_by_rcu", "mmap_aging", "v7.3", "x86-tdp", {"walks_freed"}),
+    ("aging is in no RCU section", "mmap_aging", "v7.3", "x86-tdp", {"walks_freed"}),
     ("-arm64_pgd_reset_under_lock", "exit_aging", "v6.1", "arm64", {"walks_freed"}),
     ("-arm64_aging_checks_pgd", "exit_aging", "v6.1", "arm64", {"walks_freed"}),
     ("-arm64_walk_rechecks_pgd", "vm_tables", "v6.1", "arm64", {"walks_freed"}),
@@ -76,6 +88,7 @@ VM_BREAKS = [
 VM_HARMLESS = [
     # what is unlinked is released, and was before that: who finds it gone need not wait
     ("an exiting mm waits for nobody", "exit_destroy", "v6.1", "x86-tdp"),
+    ("-x86_tdp_frees_by_rcu", "mmap_aging", "v6.12", "x86-tdp"),  # aging holds mmu_lock
     ("-arm64_walk_rechecks_pgd", "exit_aging", "v6.1", "arm64"),  # one page at a time
     ("-unlinked_once", "vm_lifetime", "v6.1", "x86-tdp"),  # the mm does not exit
 ]

@@ -19,7 +19,15 @@ from mmuwitness.model.kvm.aging import (
     kvm_mmu_notifier_clear_flush_young,
     kvm_mmu_notifier_clear_young,
 )
-from mmuwitness.model.kvm.kvm_host import KVM, VCPU, GfnToPfnCache, GuestMemfd, Memslot
+from mmuwitness.model.kvm.kvm_host import (
+    KVM,
+    VCPU,
+    GfnToPfnCache,
+    GuestMemfd,
+    KvmMmuPage,
+    Memslot,
+    Rcu,
+)
 from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_change_pte,
     kvm_mmu_notifier_invalidate_page,
@@ -86,6 +94,7 @@ class Host:
             range_max=max(sizes.addresses, gfns),
             writable_bits=int(self.has_writable_bits()),
             young_bits=int(sizes.ages_pages),
+            KvmMmuPage=0,
         )
 
     def has_writable_bits(self) -> bool:
@@ -159,6 +168,7 @@ class Host:
             "access_tracking": sizes.access_tracking,
             "delays_flushes": sizes.delays_flushes,
             "frees_tables": sizes.frees_tables and self.arch.frees_tables,
+            "frees_by_rcu": sizes.frees_by_rcu and self.arch.frees_by_rcu,
             "gfns": range(gfns),
             "nr_gfns": gfns,
             "read_gfns": sizes.read_gfns or gfns,
@@ -169,6 +179,11 @@ class Host:
         for name, value in constants.items():
             setattr(kvm, name, value)
         kvm.gpc_list = self.wire_caches(slots) if sizes.caches else []
+        if kvm.frees_by_rcu:
+            kvm.rcu = self.world.add(Rcu, has_srcu=True)[0]
+            kvm.mmu_pages = self.world.add(KvmMmuPage, 2)
+            for sp in kvm.mmu_pages:
+                sp.freed = True
         private = sizes.private_memory and self.arch.has_private_mem
         private = private and self.has_feature("guest_memfd")
         kvm.gmem = self.world.add(GuestMemfd)[0] if private else None

@@ -38,7 +38,8 @@ class Sizes:
       why they are read-only, where the architecture has bits for that.  ages_pages: somebody asks
       whether pages are young.  access_tracking: x86 without the Accessed bit.  delays_flushes:
       somebody zaps and leaves the flush to others.  frees_tables: a VM ends, and with
-      it the tables of an architecture that frees them as soon as it is released.
+      it the tables of an architecture that frees them as soon as it is released.  frees_by_rcu:
+      somebody walks the tables of the TDP MMU while their pages are replaced.
 
     The primary MMU
       host_thread: a thread of the VMM uses the TLB of its CPU.  defers_flushes: somebody flushes it
@@ -77,6 +78,7 @@ class Sizes:
     access_tracking: bool = False
     delays_flushes: bool = False
     frees_tables: bool = False
+    frees_by_rcu: bool = False
 
     host_thread: bool = False
     defers_flushes: bool = False

@@ -27,7 +27,7 @@ class Arch:
     """Defaults shared by most.  name: as given on the command line; kernel_arch: as in era rows;
     notifier and change_pte: features that say whether KVM there has them at all; has_private_mem:
     guests may have private memory; frees_tables: ->release() frees the tables, not only what they
-    map."""
+    map; frees_by_rcu: who walks them without mmu_lock is waited for."""
 
     name = ""
     kernel_arch = ""
@@ -38,6 +38,7 @@ class Arch:
     retries_in_host = False
     has_private_mem = False
     frees_tables = False
+    frees_by_rcu = False
 
     def applies(self, era: Era) -> bool:
         """False where this MMU does not exist, or does not subscribe to MMU notifiers."""

@@ -51,7 +51,7 @@ def defers_host_flushes(host: Any) -> bool:
 
 
 def frees_tables(host: Any) -> bool:
-    return bool(host.kvm.frees_tables)
+    return bool(host.kvm.frees_tables or host.kvm.frees_by_rcu)
 
 
 def unregisters(host: Any) -> bool:
