@@ -35,7 +35,15 @@ from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_invalidate_range_start,
     kvm_mmu_notifier_release,
 )
-from mmuwitness.model.mm.mm_types import MM, PMD_HUGE, VM_WRITE, Page, Pte, Seqcount
+from mmuwitness.model.mm.mm_types import (
+    MM,
+    PMD_HUGE,
+    REFCOUNT_MAX,
+    VM_WRITE,
+    Page,
+    Pte,
+    Seqcount,
+)
 from mmuwitness.model.mm.mmu_interval_notifier import MmuIntervalNotifier, MmuNotifierSubscriptions
 from mmuwitness.model.mm.mmu_notifier import MmuNotifier
 from mmuwitness.model.sizes import Sizes
@@ -66,6 +74,8 @@ def find_arch(name: str) -> Arch:
 class Host:
     """What a scenario's processes run on.  sizes: those of `Sizes`."""
 
+    make_world = World
+
     def __init__(self, era: Era, arch: Arch, **sizes: Any) -> None:
         self.era, self.arch, self.sizes = era, arch, Sizes(**sizes)
         self.features_read: set[str] = set()
@@ -85,13 +95,16 @@ class Host:
     def wire_world(self) -> World:
         sizes = self.sizes
         gfns = max(each.gfns for each in (sizes, *sizes.second()))
-        return World(
+        return self.make_world(
             pages=sizes.pages,
             addresses=sizes.addresses,
             pmds=-(-sizes.addresses // 2),
             gfns=gfns,
             tables=-(-gfns // sizes.gfns_per_table),
             range_max=max(sizes.addresses, gfns),
+            contents=1,
+            refcounts=REFCOUNT_MAX,
+            mapcounts=3,
             writable_bits=int(self.has_writable_bits()),
             young_bits=int(sizes.ages_pages),
             KvmMmuPage=0,
@@ -131,8 +144,7 @@ class Host:
         for child in children:
             child.host_thread, child.notifier_subscriptions = True, []
             mm.write_protect_seq = self.world.add(Seqcount)[0]
-        for addr in mm.addresses:
-            mm.vm_flags[addr] = VM_WRITE
+        mm.vm_flags.fill(VM_WRITE)
         if sizes.zero_page:
             self.pages[0].refcount = 1
         return [mm, *children]

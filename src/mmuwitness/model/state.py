@@ -311,6 +311,10 @@ class Cells:
             self.field.check(value, self.holder.world.sizes)
             self.items[index] = value
 
+    def fill(self, value: Any) -> None:
+        for index in range(len(self.items)):
+            self[index] = value
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -402,6 +406,10 @@ class World:
 
     def instances(self, struct: str) -> list[Any]:
         return self._instances[struct]
+
+    def constants(self, struct: str, name: str) -> list[Any]:
+        """An attribute of every instance that has it."""
+        return [getattr(each, name, None) for each in self.instances(struct)]
 
     def structs(self) -> Iterator[tuple[str, list[Any]]]:
         """Every struct by name with its instances, in declaration order."""

@@ -217,7 +217,7 @@ def method(b: Statements, bound: Bound, values: list[Any], keywords: Any, node: 
     if bound.name not in ("bump", "snapshot") or not isinstance(target.field.kind, Sequence):
         hint = "a sequence has bump(), snapshot(), == and !="
         raise b.error(f"a sequence has no {bound.name}", node, hint)
-    sequence = operators.sequence_of(b, target, node)
+    sequence = operators.sequence_of(b, target)
     if bound.name == "bump":
         b.access("bump", target, node, extra=sequence)
         return Const(None)

@@ -79,8 +79,10 @@ class Builder(Statements):
         self.statement: ast.expr | None = None
 
     def build(self, name: str, pid: int, function: Any, arguments: tuple[Any, ...]) -> Process:
-        """The process `function(*arguments)`; repeated until the ranges of locals are stable."""
-        values: list[Folded] = [Const(a) for a in arguments]
+        """The process `function(*arguments)`; repeated until the ranges of locals are stable.
+
+        An argument that is known only in a run is given as the register that has it."""
+        values: list[Folded] = [a if isinstance(a, Dyn) else Const(a) for a in arguments]
         for _ in range(PASSES_MAX):
             self.grew, self.stored = None, list[Reg]()
             self.registers: dict[tuple[Context, str], Reg] = {}
@@ -141,6 +143,7 @@ class Builder(Statements):
         frame.non_block = caller.non_block
         self.bind_arguments(frame, values, keywords, node)
         self.frame = frame
+        self.entered(source)
         self.statements(source.tree.body)
         if self.block.end is None:
             self.leave(Const(None))
@@ -148,6 +151,9 @@ class Builder(Statements):
         if not frame.result:
             raise NeverReturns
         return self.join_results(frame.result, Block(), node)
+
+    def entered(self, source: Source) -> None:
+        """What a function does before its first statement: nothing, unless somebody counts."""
 
     def unreachable(self) -> None:
         """No control comes here: what follows is not folded."""

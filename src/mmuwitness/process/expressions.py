@@ -238,7 +238,7 @@ class Expressions:
     def common_constant(self, base: Dyn, name: str, node: ast.AST) -> Any:
         """A constant attribute of a handle: it must be the same for every instance."""
         assert isinstance(base.kind, Ref)
-        found = [getattr(i, name, None) for i in self.world.instances(base.kind.struct)]
+        found = self.world.constants(base.kind.struct, name)
         if found[0] is None or any(f is not found[0] and f != found[0] for f in found):
             raise self.error(f".{name} is not a field, and differs between instances", node)
         return found[0]

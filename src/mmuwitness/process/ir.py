@@ -28,8 +28,9 @@ class Site:
     number: int
 
 
-SequenceOf = tuple[str, int]
-"""A sequence: the key of its field, and the number of the instance that has it."""
+SequenceOf = tuple[str, int | None]
+"""A sequence: the key of its field, and the number of the instance that has it; None where that is
+known only in a run."""
 
 
 class Reg:
@@ -54,7 +55,8 @@ class Op:
     mov, bin (extra: operator), load, store, acquire, release, try (extra: "w" or "r"),
     bump, snap, fresh (extra: the sequence), cover (extra: mark), check (extra: message), choose
     (extra: n), wait, begin (an atomic region starts), trace (extra: name) and sleep (it might;
-    extra: inside non_block), which `sleeping` makes a mark of, or nothing.
+    extra: inside non_block), which `sleeping` makes a mark of, or nothing.  Where functions are
+    counted: count and spend (extra: the function that is entered).
 
     `first` is where a step that begins with this access begins: the operation that starts to
     compute its element number.  `handle`: what the instance accessed is known by, its number or

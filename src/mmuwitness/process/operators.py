@@ -222,14 +222,11 @@ def decided_by_range(b: Expressions, name: str, one: Kind, other: Kind) -> bool 
     return bool(low) if low == high else None
 
 
-def sequence_of(b: Expressions, place: Place, node: ast.AST) -> SequenceOf:
+def sequence_of(b: Expressions, place: Place) -> SequenceOf:
     """Which sequence a place is."""
     if isinstance(place.of, int):
         return place.field.key, place.of
-    if b.world.sizes[place.field.struct] > 1:
-        hint = "go through an object that is known when the host is wired"
-        raise b.error(f"this may be {place.field.key} of several objects", node, hint)
-    return place.field.key, 0
+    return place.field.key, 0 if b.world.sizes[place.field.struct] == 1 else None
 
 
 def compare_sequence(
@@ -245,7 +242,7 @@ def compare_sequence(
         raise b.error("this comparison has no meaning", node, hint)
     assert isinstance(other, Dyn) and isinstance(place, Place)
     fresh = b.temp(node, Bool())
-    b.access("fresh", place, node, dst=fresh, rest=(other.reg,), extra=sequence_of(b, place, node))
+    b.access("fresh", place, node, dst=fresh, rest=(other.reg,), extra=sequence_of(b, place))
     if name == "eq":
         return Dyn(fresh, Bool())
     stale = b.temp(node, Bool(), "n")

@@ -11,8 +11,15 @@ from mmuwitness.process.ir import Op, Process, Reg, SequenceOf
 
 def find_snapshots(processes: list[Process]) -> None:
     """Every register that holds a snapshot learns its sequence.  An error where it might be one of
-    two, or is compared with another one than its own."""
+    two, or is compared with another one than its own; and where a sequence may be that of several
+    objects."""
     for process in processes:
+        for _, _, op in process.ops():
+            if op.code in ("snap", "fresh", "bump") and op.extra[1] is None:
+                hint = "go through an object that is known when the host is wired"
+                raise op.source.error(
+                    f"this may be {op.extra[0]} of several objects", op.node, hint
+                )
         ops = [op for _, _, op in process.ops() if op.code in ("mov", "snap")]
         while sum(learns(op) for op in ops):
             pass

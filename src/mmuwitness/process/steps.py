@@ -167,7 +167,7 @@ class Movers:
         if op.code in ("acquire", "try"):
             assert op.field is not None
             return op.field.key not in self.free
-        return op.code in ("wait", "choose")
+        return op.code in ("wait", "choose", "spend")
 
     def is_left(self, op: Op) -> bool:
         """A release: after it only left movers may stand in the step."""

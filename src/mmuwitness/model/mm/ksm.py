@@ -92,14 +92,19 @@ def try_to_merge_one_page(mm, addr, page, kpage):
     done, orig_pte = write_protect_page(mm, addr, page)
     if done:
         if kpage is None:
-            with atomic("the page is locked: rmap walkers, who look at both, wait"):
-                page.ksm = True
-                page.rmap[addr] = False
+            set_page_stable_node(page, addr)
             merged = True
         elif pages_identical(page, kpage):
             merged = replace_page(mm, addr, page, kpage, orig_pte)
     unlock(page.lock)
     return merged
+
+
+def set_page_stable_node(page, addr):
+    """The page is a KSM page.  `stable_tree_append` puts it back on the reverse mapping."""
+    with atomic("the page is locked: rmap walkers, who look at both, wait"):
+        page.ksm = True
+        page.rmap[addr] = False
 
 
 def try_to_merge_with_ksm_page(mm, addr, page, kpage):

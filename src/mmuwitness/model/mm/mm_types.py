@@ -47,16 +47,16 @@ class Pte(Value):
 class Page(Struct):
     """struct page / struct folio.  A page whose refcount is 0 is free.
 
-    content is one bit, enough to tell equal pages from different ones.  rmap[a]: a walk of the
-    reverse mapping comes to address a (for a KSM page: its stable node lists a's rmap_item); it
-    knows one mm, so nobody walks it where there is a child.  pincount: references of those who
-    write without a PTE (FOLL_PIN), counted in refcount, too.  tail: of a driver's allocation, of
-    which the first page alone is counted: not free, whatever refcount says.
+    content is one bit where pages are few, enough to tell equal pages from different ones.
+    rmap[a]: a walk of the reverse mapping comes to address a (for a KSM page: its stable node lists
+    a's rmap_item); it knows one mm, so nobody walks it where there is a child.  pincount:
+    references of those who write without a PTE (FOLL_PIN), counted in refcount, too.  tail: of a
+    driver's allocation, of which the first page alone is counted: not free, whatever refcount says.
     """
 
-    content = Field(Bounded(0, 1))
-    refcount = Field(Bounded(0, REFCOUNT_MAX))
-    mapcount = Field(Bounded(0, 3))
+    content = Field(Bounded(0, "contents"))
+    refcount = Field(Bounded(0, "refcounts"))
+    mapcount = Field(Bounded(0, "mapcounts"))
     pincount = Field(Bounded(0, 1))
     tail = Field(Bool())
     ksm = Field(Bool())
@@ -109,7 +109,7 @@ class MM(Struct):
     pmd = Field(Bounded(PMD_TABLE, PMD_NONE), array="pmds", guarded_by="MM.ptl")
     vma_huge = Field(Bool(), guarded_by="MM.mmap_lock")
     tlb = Field(Pte, array="addresses")
-    swap = Field(Bounded(0, 1), array="addresses")
+    swap = Field(Bounded(0, "contents"), array="addresses")
     pmd_shared = Field(Bool(), guarded_by="MM.ptl")
     hashed = Field(Bool(), array=2)
     gone = Field(Bool(), array=2)

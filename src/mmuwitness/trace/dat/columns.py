@@ -48,4 +48,4 @@ ENTRIES = {
     "intern": 6,
     "own_stacks": 6,
 }
-SOURCES = ("dat/core.py", "dat/columns.py")
+SOURCES = ("trace/dat/core.py", "trace/dat/columns.py")

@@ -13,6 +13,7 @@ from mmap import MADV_DONTNEED, PAGESIZE, mmap
 import numpy as np
 from numpy.typing import NDArray
 
+from mmuwitness.explore.loops import NativeLoops
 from mmuwitness.trace.dat.columns import (
     COLUMN_COUNT,
     DAMAGED_PAGES,
@@ -28,7 +29,6 @@ from mmuwitness.trace.dat.columns import (
 )
 from mmuwitness.trace.dat.cursor import Buffer, Cursor
 from mmuwitness.trace.dat.header import CpuData, Header, Instance
-from mmuwitness.trace.native import NativeLoops
 
 BLOCK_BYTES = 1 << 20
 BLOCK_BYTES_ALL = 1 << 26
@@ -41,7 +41,7 @@ Words = NDArray[np.int64]
 @functools.cache
 def loops() -> NativeLoops:
     """The compiled loops of core."""
-    return NativeLoops("dat.core", SOURCES, ENTRIES)
+    return NativeLoops("mmuwitness.trace.dat.core", SOURCES, ENTRIES)
 
 
 def address(words: NDArray[np.generic]) -> int:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmuwitness.trace.native import NativeLoops
+from mmuwitness.explore.loops import NativeLoops
 from mmuwitness.trace.text.columns import (
     CONSUMED,
     CPU_SLOTS,
@@ -29,12 +29,12 @@ Halves = NDArray[np.int32]
 Words = NDArray[np.int64]
 
 ENTRIES = {"scan": 7, "match": 11, "intern": 8, "own_stacks": 6}
-SOURCES = ("text/core.py", "text/match.py", "text/columns.py")
+SOURCES = ("trace/text/core.py", "trace/text/match.py", "trace/text/columns.py")
 
 
 @cache
 def loops() -> NativeLoops:
-    return NativeLoops("text.match", SOURCES, ENTRIES)
+    return NativeLoops("mmuwitness.trace.text.match", SOURCES, ENTRIES)
 
 
 def address(array: NDArray[Any]) -> int:

@@ -1,7 +1,7 @@
-"""Loops over bytes, compiled once by numba and loaded from the cache through llvmlite alone.
+"""Loops, compiled once by numba and loaded from the cache through llvmlite alone.
 
 The source of such a loop uses int64 words and addresses only, as the search core does (see
-explore/search_words), so that its machine code needs neither Python nor numba at run time.
+search_words), so that its machine code needs neither Python nor numba at run time.
 """
 
 from __future__ import annotations
@@ -23,13 +23,10 @@ class NativeLoops:
     """
 
     def __init__(self, module: str, sources: tuple[str, ...], entries: Mapping[str, int]) -> None:
-        """`module` of this package (as "dat.core") holds the `entries`, functions by name with
-        the number of their arguments; `sources` are the files of the package on which its code
-        depends."""
-        here = Path(__file__).parent
-        words = here.parent / "explore"
-        files = [here / name for name in (*sources, "native.py")]
-        files += [words / name for name in ("search_words.py", "search_table.py")]
+        """`module` (as "mmuwitness.trace.dat.core") holds the `entries`, functions by name with
+        the number of their arguments; `sources` are the files on which its code depends."""
+        shared = ("explore/loops.py", "explore/search_words.py", "explore/search_table.py")
+        files = [Path(__file__).parent.parent / name for name in (*sources, *shared)]
         texts = [file.read_text() for file in files]
         key = (*texts, *(f"{name} {count}" for name, count in entries.items()), *machine_key())
         self._library = Library(cached(module, key, lambda: compile_loops(module, entries)))
@@ -49,7 +46,7 @@ def compile_loops(module: str, entries: Mapping[str, int]) -> bytes:
     import llvmlite.binding as llvm
     from numba import int64
 
-    source: Any = importlib.import_module(f"{__package__}.{module}")
+    source: Any = importlib.import_module(module)
     linked = llvm.parse_assembly("")
     wrappers = ""
     for name, count in entries.items():

@@ -1,0 +1,1 @@
+"""Many pages, in virtual time, with costs."""

@@ -1,0 +1,382 @@
+"""The engine: tasks in virtual time.  Source that numba compiles once (see explore.loops).
+
+The task whose time comes first goes on.  One that runs an operation does steps of it until another
+task's time comes; each step takes what its operation spends.  One that waits for a lock is left
+alone until some lock is dropped.  vCPUs that only hit do not see each other, so one may run ahead
+of the others for a quantum; of everything else in time it is never ahead.
+
+All arguments are addresses or int64 words.  What is addressed was made by `engine`, which sizes it.
+"""
+# mypy: ignore-errors
+# (numba infers these types itself, and knows its intrinsics where mypy does not)
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import int64, njit
+from numba.extending import intrinsic
+
+from mmuwitness.explore.search_table import NATIVE
+from mmuwitness.explore.search_words import (
+    load,
+    load_half,
+    mix,
+    scale,
+    store,
+    store_byte,
+    store_half,
+)
+from mmuwitness.process.lower import BLOCKED as STEP_BLOCKED
+from mmuwitness.process.lower import DONE as STEP_DONE
+from mmuwitness.process.lower import ERROR as STEP_ERROR
+from mmuwitness.simulate.arrays import WRITER
+from mmuwitness.simulate.lower import Context
+from mmuwitness.simulate.records import OPERATION, RUN, TASK, Came, Kind, State, offsets
+
+NOW, END, QUANTUM, TASKS, COUNT, OPERATIONS, CONTEXT, ERRING = offsets(
+    RUN, "now end quantum tasks count operations context erring"
+)
+NEXT_OPERATION, NEXT_GUEST, NEXT_ARGUMENT = offsets(RUN, "next_operation next_guest next_argument")
+FUNCTION, START, FIRST, SECOND = offsets(OPERATION, "function start first second")
+TIME, STATE, KIND, OPERATION_OF, FRAME, TABLES, LOCK, BLOCKED, RANDOM = offsets(
+    TASK, "time state kind operation frame tables lock blocked random"
+)
+SPENT, WAITED, WAITS, DONE, GUEST, OWN = offsets(TASK, "spent waited waits done guest own")
+SPTES, SPTE_BYTES, PRESENT, WRITABLE, AGED, PAGE_SHIFT, PAGE_MASK = offsets(
+    TASK, "sptes spte_bytes present writable aged page_shift page_mask"
+)
+CONTENTS, MAPPED, PERIOD, TOUCHES, WRITES, WROTE = offsets(
+    TASK, "contents mapped period touches writes wrote"
+)
+PAGES, HOT, HOT_SHARE, WRITE_SHARE, WRITE_FIRST, WRITE_PAGES, STRAY_SHARE = offsets(
+    TASK, "pages hot hot_share write_share write_first write_pages stray_share"
+)
+CLASSES, CLASS_SHARE, GFN, WRITE, MISSED, EXITS, RETRIES, REFAULTS = offsets(
+    TASK, "classes class_share gfn write missed exits retries refaults"
+)
+STALLED, STALLS = offsets(TASK, "stalled stalls")
+GUESTS, FIRST_GUEST, GUEST_COUNT, CURSOR, SPAN, STRIDE, BATCH, BATCHED = offsets(
+    TASK, "guests first_guest guest_count cursor span stride batch batched"
+)
+SLEEP, REST, PASSES, SCATTER, REPORTS, CHAINS, ARGUMENT = offsets(
+    TASK, "sleep rest passes scatter reports chains argument"
+)
+SIZE, OPERATION_SIZE = 8 * len(TASK), 8 * len(OPERATION)
+IDLE, RUNNING, WAITING, OFF = map(int, State)
+VCPU, DAEMON = map(int, Kind)
+CAME_END, CAME_PASS, CAME_ERROR, CAME_STUCK = map(int, Came)
+AUX, COST, RELEASED, TASK_NUMBER, CHOICE, AGAIN = (8 * int(word) for word in Context)
+
+NEVER = (1 << 63) - 1
+POLL_NS = 500
+"""A task that waits for something else than a lock looks again after so long."""
+
+UNIQUE = 1 << 31
+"""Contents from here on are those of one page only."""
+
+GOLDEN = 0x9E37_79B9_7F4A_7C15 - (1 << 64)
+
+
+@intrinsic
+def call_operation(_typing, function, tables, frame, context):
+    """One step of an operation; its address is an argument, never baked in."""
+
+    def emit(_context, builder, _signature, args):
+        word = ir.IntType(64)
+        kind = ir.FunctionType(word, [word.as_pointer()] * 3)
+        pointers = [builder.inttoptr(value, word.as_pointer()) for value in args[1:]]
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), pointers)
+
+    return int64(int64, int64, int64, int64), emit
+
+
+@njit(**NATIVE)
+def random(task):
+    """The next of a task's random words: a counter, mixed."""
+    state = load(task + RANDOM) + int64(GOLDEN)
+    store(task + RANDOM, state)
+    return mix(state)
+
+
+@njit(**NATIVE)
+def chance(word, share):
+    """True for `share` of 65,536 of all words."""
+    return (word & 65535) < share
+
+
+@njit(**NATIVE)
+def operation(run, number):
+    return load(run + OPERATIONS) + OPERATION_SIZE * number
+
+
+@njit(**NATIVE)
+def start(task, operation, first, second):
+    """A task begins an operation with its arguments."""
+    store(task + OPERATION_OF, operation)
+    frame = load(task + FRAME)
+    store(frame, load(operation + START))
+    if load(operation + FIRST) != 0:
+        store(frame + 8 * load(operation + FIRST), first)
+    if load(operation + SECOND) != 0:
+        store(frame + 8 * load(operation + SECOND), second)
+    store(task + STATE, int64(RUNNING))
+    store(task + BLOCKED, int64(-1))
+
+
+@njit(**NATIVE)
+def wake(run, now):
+    """A lock was dropped: whoever waits for one that can be had looks again."""
+    task = load(run + TASKS)
+    for _ in range(load(run + COUNT)):
+        if load(task + STATE) == WAITING:
+            held = load_half(load(task + LOCK)) & 65535
+            if held < WRITER:
+                store(task + STATE, int64(RUNNING))
+                if load(task + TIME) < now:
+                    store(task + TIME, now)
+        task += SIZE
+
+
+@njit(**NATIVE)
+def work(run, task, number, until):
+    """Steps of a task's operation until another's time comes.  False after an error."""
+    context = load(run + CONTEXT)
+    function = load(load(task + OPERATION_OF) + FUNCTION)
+    tables, frame = load(task + TABLES), load(task + FRAME)
+    store(context + TASK_NUMBER, number)
+    while True:
+        again = load(task + BLOCKED) >= 0
+        store(context + AGAIN, int64(again))
+        store(context + CHOICE, random(task) & 0xFFFF_FFFF)
+        store(context + COST, int64(0))
+        store(context + RELEASED, int64(0))
+        code = call_operation(function, tables, frame, context)
+        now = load(task + TIME)
+        if code == STEP_ERROR:
+            return False
+        if code == STEP_BLOCKED:
+            if not again:
+                store(task + BLOCKED, now)
+            lock = load(context + AUX)
+            if lock == 0:
+                store(task + TIME, now + POLL_NS)
+                return True
+            if not again:
+                store(task + WAITS, load(task + WAITS) + 1)
+            store(task + LOCK, lock)
+            store(task + STATE, int64(WAITING))
+            return True
+        if again:
+            store(task + WAITED, load(task + WAITED) + now - load(task + BLOCKED))
+            store(task + BLOCKED, int64(-1))
+        if load(context + RELEASED) != 0:
+            wake(run, now)
+        if code == STEP_DONE:
+            store(task + STATE, int64(IDLE))
+            store(task + DONE, load(task + DONE) + 1)
+            return True
+        cost = load(context + COST)
+        if cost != 0:
+            store(task + SPENT, load(task + SPENT) + cost)
+            store(task + TIME, now + cost)
+        if now + cost > until or load(context + RELEASED) != 0:
+            return True
+
+
+@njit(**NATIVE)
+def aim(task):
+    """Which page a vCPU touches next, and whether it writes."""
+    word = random(task)
+    write = chance(word, load(task + WRITE_SHARE))
+    where = mix(word)
+    if write and not chance(word >> 16, load(task + STRAY_SHARE)):
+        gfn = load(task + WRITE_FIRST) + scale(where, load(task + WRITE_PAGES))
+    elif chance(word >> 32, load(task + HOT_SHARE)):
+        gfn = scale(where, load(task + HOT))
+    else:
+        gfn = scale(where, load(task + PAGES))
+    store(task + GFN, gfn)
+    store(task + WRITE, int64(write))
+
+
+@njit(**NATIVE)
+def read_spte(task, gfn):
+    at = load(task + SPTES)
+    if load(task + SPTE_BYTES) == 4:
+        return load_half(at + 4 * gfn)
+    return load(at + 8 * gfn)
+
+
+@njit(**NATIVE)
+def put_content(task, spte):
+    """A write that is let: the page holds what no other page does, or what its class does."""
+    page = ((spte >> load(task + PAGE_SHIFT)) & load(task + PAGE_MASK)) - 1
+    wrote = load(task + WROTE) + 1
+    store(task + WROTE, wrote)
+    content = UNIQUE | (wrote & (UNIQUE - 1))
+    if load(task + CLASS_SHARE) != 0:
+        word = mix(load(task + RANDOM) ^ wrote)
+        if chance(word, load(task + CLASS_SHARE)):
+            content = 1 + scale(word, load(task + CLASSES) - 1)
+    store_half(load(task + CONTENTS) + 4 * page, content)
+
+
+@njit(**NATIVE)
+def touch(run, task, until):
+    """A vCPU that is let touches pages until somebody else's time comes."""
+    time, period = load(task + TIME), load(task + PERIOD)
+    needed, aged = load(task + PRESENT), load(task + AGED)
+    done = int64(0)
+    written = int64(0)
+    while time <= until:
+        if load(task + MISSED) < 0:
+            aim(task)
+        gfn = load(task + GFN)
+        write = load(task + WRITE)
+        spte = read_spte(task, gfn)
+        want = needed | (load(task + WRITABLE) if write != 0 else 0)
+        if (spte & (want | aged)) != want:
+            miss(task, gfn, time)
+            store(task + TIME, time)
+            store(task + TOUCHES, load(task + TOUCHES) + done)
+            store(task + WRITES, load(task + WRITES) + written)
+            start(task, operation(run, load(task + OWN)), gfn, write)
+            return
+        if load(task + MISSED) >= 0:
+            hit_at_last(task, time)
+        if write != 0:
+            put_content(task, spte)
+            written += 1
+        done += 1
+        time += period
+    store(task + TIME, time)
+    store(task + TOUCHES, load(task + TOUCHES) + done)
+    store(task + WRITES, load(task + WRITES) + written)
+
+
+@njit(**NATIVE)
+def miss(task, gfn, now):
+    if load(task + MISSED) >= 0:
+        store(task + RETRIES, load(task + RETRIES) + 1)
+        return
+    store(task + MISSED, now)
+    store(task + EXITS, load(task + EXITS) + 1)
+    seen = load(task + MAPPED) + gfn
+    if load_half(seen) & 255 != 0:
+        store(task + REFAULTS, load(task + REFAULTS) + 1)
+    store_byte(seen, int64(1))
+
+
+@njit(**NATIVE)
+def hit_at_last(task, now):
+    lost = now - load(task + MISSED)
+    store(task + MISSED, int64(-1))
+    store(task + STALLED, load(task + STALLED) + lost)
+    bits = int64(0)
+    while lost != 0:
+        lost >>= 1
+        bits += 1
+    place = load(task + STALLS) + 8 * bits
+    store(place, load(place) + 1)
+
+
+@njit(**NATIVE)
+def aim_daemon(task):
+    """What a daemon's operation is run on next: a guest, and a number below its span."""
+    guest, count = load(task + GUEST), load(task + GUEST_COUNT)
+    number = load(task + CURSOR)
+    if load(task + SCATTER) != 0:
+        word = random(task)
+        guest = load(task + FIRST_GUEST) + scale(word, count)
+        number = scale(mix(word), load(task + SPAN) // load(task + STRIDE)) * load(task + STRIDE)
+        store(task + GUEST, guest)
+    store(task + TABLES, load(load(task + GUESTS) + 8 * guest))
+    return number
+
+
+@njit(**NATIVE)
+def next_of_daemon(run, task):
+    """An operation has ended: the one that it asks for, or on to the next number.  True: a pass is
+    over that Python is told of."""
+    if load(task + CHAINS) != 0:
+        wanted = load(load(run + NEXT_OPERATION))
+        if wanted != 0:
+            store(load(run + NEXT_OPERATION), int64(0))
+            guest = load(load(run + NEXT_GUEST))
+            store(task + TABLES, load(load(task + GUESTS) + 8 * guest))
+            argument = load(load(run + NEXT_ARGUMENT))
+            start(task, operation(run, wanted), argument, load(task + ARGUMENT))
+            return False
+    over = False
+    cursor = load(task + CURSOR) + load(task + STRIDE)
+    if cursor >= load(task + SPAN):
+        cursor = int64(0)
+        guest = load(task + GUEST) + 1
+        if guest >= load(task + FIRST_GUEST) + load(task + GUEST_COUNT):
+            guest = load(task + FIRST_GUEST)
+            store(task + PASSES, load(task + PASSES) + 1)
+            store(task + TIME, load(task + TIME) + load(task + REST))
+            over = load(task + REPORTS) != 0
+        if load(task + SCATTER) == 0:
+            store(task + GUEST, guest)
+    store(task + CURSOR, cursor)
+    batched = load(task + BATCHED) + 1
+    if batched >= load(task + BATCH):
+        batched = int64(0)
+        store(task + TIME, load(task + TIME) + load(task + SLEEP))
+    store(task + BATCHED, batched)
+    return over
+
+
+@njit(**NATIVE)
+def until_others(run, mine):
+    """When something in a vCPU's guest happens that is not a touch of another vCPU."""
+    until = load(mine + TIME) + load(run + QUANTUM)
+    task = load(run + TASKS)
+    for _ in range(load(run + COUNT)):
+        state = load(task + STATE)
+        if task != mine and state <= RUNNING:
+            acts = load(task + KIND) == DAEMON or (
+                state == RUNNING and load(task + GUEST) == load(mine + GUEST)
+            )
+            if acts and load(task + TIME) < until:
+                until = load(task + TIME)
+        task += SIZE
+    return until
+
+
+@njit(**NATIVE)
+def simulate(run):
+    """Until the end, or until Python is wanted: a `Came`."""
+    end = load(run + END)
+    while True:
+        task = load(run + TASKS)
+        first, second, who, number = int64(NEVER), int64(NEVER), int64(-1), int64(-1)
+        for position in range(load(run + COUNT)):
+            if load(task + STATE) <= RUNNING:
+                time = load(task + TIME)
+                if time < first:
+                    second, first = first, time
+                    who, number = task, position
+                elif time < second:
+                    second = time
+            task += SIZE
+        if who < 0:
+            return int64(CAME_STUCK)
+        if first >= end:
+            store(run + NOW, end)
+            return int64(CAME_END)
+        store(run + NOW, first)
+        until = min(second, end - 1)
+        if load(who + STATE) == IDLE:
+            if load(who + KIND) == VCPU:
+                touch(run, who, min(until_others(run, who), end - 1))
+                continue
+            argument = aim_daemon(who)
+            start(who, operation(run, load(who + OWN)), argument, load(who + ARGUMENT))
+        if not work(run, who, number, until):
+            store(run + ERRING, number)
+            return int64(CAME_ERROR)
+        ended = load(who + STATE) == IDLE and load(who + KIND) == DAEMON
+        if ended and next_of_daemon(run, who):
+            return int64(CAME_PASS)

@@ -1,0 +1,119 @@
+"""What the model looks up by going through all pages, for many: the same functions with an index.
+
+Each stands in the place of the model's function of that name.  The model's go through the few pages
+of a scenario; a property test holds both equal.  TLBs are not kept here: kernels in which a stale
+entry matters are for `check`.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType
+from typing import Any
+
+from mmuwitness.model.kvm.kvm_host import KvmPageFault
+from mmuwitness.model.kvm.vcpu import (
+    NO_EXIT,
+    PERMISSION_FAULT,
+    TRANSLATION_FAULT,
+    handle_exit,
+)
+from mmuwitness.model.primitives import atomic
+from mmuwitness.model.state import Bounded, Field, Ref, Struct
+
+
+class Zone(Struct):
+    """Free pages, on a stack.  Wired: ksm (of `simulate.kernel.ksm`)."""
+
+    free = Field(Ref("Page"), array="Page")
+    nr_free = Field(Bounded(0, "Page"))
+
+
+def free_page(mm, first):
+    """The page that was freed last; None if there is none."""
+    zone = mm.zone
+    if zone.nr_free == 0:
+        return None
+    zone.nr_free -= 1
+    return zone.free[zone.nr_free]
+
+
+def put_page(page):
+    """As the model's; a freed page goes onto the stack, and a KSM page out of the stable tree."""
+    with atomic("page_ref_dec_and_test: whoever drops the last reference frees the page alone"):
+        page.refcount -= 1
+        if page.refcount == 0:
+            zone = page.zone
+            if page.ksm and zone.ksm.stable[page.content] is page:
+                zone.ksm.stable[page.content] = None
+            page.content = 0
+            page.ksm = False
+            page.lru = False
+            zone.free[zone.nr_free] = page
+            zone.nr_free += 1
+
+
+def first_page(mm):
+    """Only a search of all pages begins somewhere."""
+    return None
+
+
+def page_add_new_anon_rmap(page, addr):
+    with atomic("mapcount is an atomic_t"):
+        page.mapcount += 1
+
+
+def page_remove_rmap(page, addr):
+    with atomic("mapcount is an atomic_t"):
+        page.mapcount -= 1
+
+
+def set_page_stable_node(page, addr):
+    with atomic("the page is locked"):
+        page.ksm = True
+
+
+def guest_access(vcpu, gfn, write):
+    """As the model's, for a guest whose TLBs hold what its SPTEs say."""
+    kvm = vcpu.kvm
+    with atomic("the walker reads an SPTE whole"):
+        spte = kvm.spte[gfn]
+        if not spte.present or (kvm.access_tracking and spte.aged):
+            return TRANSLATION_FAULT
+        if write and not spte.write:
+            return PERMISSION_FAULT
+        if kvm.ages_pages and spte.aged:
+            kvm.spte[gfn] = spte.replace(aged=False)
+    return NO_EXIT
+
+
+def guest_touch(vcpu, gfn, write):
+    """An access that the vCPU's SPTEs do not let: the exit, and what it leads to."""
+    exit_reason = guest_access(vcpu, gfn, write)
+    if exit_reason != NO_EXIT:
+        permission = exit_reason == PERMISSION_FAULT
+        fault = KvmPageFault(vcpu=vcpu, gfn=gfn, write=write, permission=permission)
+        handle_exit(vcpu, fault)
+
+
+def flush_remote_tlbs(self, kvm):
+    """Counted, and paid for by whoever waits."""
+
+
+def flush_gfn(self, kvm, gfn):
+    """Counted, and paid for by whoever waits."""
+
+
+INDEXED: dict[str, Any] = {
+    "mm.mm_types.free_page": free_page,
+    "mm.mm_types.put_page": put_page,
+    "mm.mm_types.first_page": first_page,
+    "mm.rmap.page_add_new_anon_rmap": page_add_new_anon_rmap,
+    "mm.rmap.page_remove_rmap": page_remove_rmap,
+    "mm.ksm.set_page_stable_node": set_page_stable_node,
+    "kvm.vcpu.guest_access": guest_access,
+    "arch.arch.Arch.flush_remote_tlbs": flush_remote_tlbs,
+    "arch.arch.Arch.flush_gfn": flush_gfn,
+}
+"""By the qualified name of what each stands for."""
+
+assert all(isinstance(made, FunctionType) for made in INDEXED.values())

@@ -1,0 +1,119 @@
+"""A host machine: its pages, and guests on it, each an mm and a VM of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mmuwitness.model.arch.arch import Arch
+from mmuwitness.model.era import Era
+from mmuwitness.model.host import Host
+from mmuwitness.model.kvm.kvm_host import KVM, Spte
+from mmuwitness.model.mm.mm_types import MM, Page, Pte
+from mmuwitness.model.state import OfValue
+from mmuwitness.simulate.arrays import Array, ArrayWorld
+from mmuwitness.simulate.kernel.indexed import INDEXED, Zone
+from mmuwitness.simulate.kernel.ksm import Ksm, RmapItems
+
+CONTENT_MAX = (1 << 32) - 1
+COUNT_MAX = (1 << 16) - 1
+
+MARGIN = 4
+"""Bytes of an array that is read a word at a time."""
+
+
+class Machine:
+    """What all guests share: pages, free ones among them, and ksmd's trees.
+
+    classes: contents that several pages may have; 0 is that of a page of zeros."""
+
+    def __init__(self, pages: int, classes: int, **ksm: Any) -> None:
+        self.world = ArrayWorld(
+            contents=CONTENT_MAX,
+            refcounts=COUNT_MAX,
+            mapcounts=COUNT_MAX,
+            classes=classes,
+            addresses=0,
+        )
+        self.ksm = self.world.add(Ksm, classes=classes, **ksm)[0]
+        self.zone = self.world.add(Zone, ksm=self.ksm)[0]
+        self.pages = self.world.add(Page, pages, zone=self.zone)
+        free = self.world.array(Zone.free)
+        free[:] = np.arange(pages, 0, -1)
+        self.zone.nr_free = pages
+
+    def take(self, count: int) -> Array:
+        """The numbers of so many free pages, which are free no more."""
+        if count > self.zone.nr_free:
+            raise ValueError(f"{count} pages are wanted, and {self.zone.nr_free} are free")
+        first = self.zone.nr_free - count
+        taken = self.world.array(Zone.free)[first : first + count].astype(np.int64) - 1
+        self.zone.nr_free = first
+        return taken[::-1]
+
+    def ksm_pages(self) -> tuple[int, int]:
+        """pages_shared and pages_sharing, as in /sys/kernel/mm/ksm."""
+        merged = self.world.array(Page.ksm) != 0
+        mappings = int(self.world.array(Page.mapcount)[merged].sum())
+        shared = int(merged.sum())
+        return shared, mappings - shared
+
+
+class Guest(Host):
+    """One VM of a machine.  mm, kvm and vCPUs are its own; pages are the machine's.
+
+    mapped: by gfn, 1 once its secondary MMU has mapped it."""
+
+    world: ArrayWorld
+
+    def __init__(
+        self,
+        machine: Machine,
+        number: int,
+        era: Era,
+        arch: Arch,
+        overrides: Mapping[str, Any],
+        **sizes: Any,
+    ) -> None:
+        self.machine = machine
+        super().__init__(era, arch, pages=len(machine.pages), **sizes)
+        self.mm.zone, self.mm.ksm = machine.zone, machine.ksm
+        self.mm.rmap_items = self.world.add(RmapItems)[0]
+        self.mm.rmap_items.guest = number
+        self.mapped = np.zeros(len(self.kvm.gfns) + MARGIN, np.uint8)
+        self.overrides = {**INDEXED, **overrides}
+
+    def make_world(self, **sizes: int) -> ArrayWorld:  # type: ignore[override]
+        world = ArrayWorld(**(sizes | self.machine.world.sizes | {"addresses": sizes["addresses"]}))
+        for struct in ("Page", "Zone", "Ksm"):
+            world.share(self.machine.world, struct)
+        return world
+
+    def populate(self, contents: Array) -> None:
+        """Map a page of its own, with its content, at every address: a guest that has run."""
+        taken = self.machine.take(len(contents))
+        shared = self.machine.world
+        shared.array(Page.content)[taken] = contents
+        for field in (Page.refcount, Page.mapcount, Page.lru):
+            shared.array(field)[taken] = 1
+        self.world.array(MM.pte)[:] = packed(
+            self.world, Pte(present=True, write=True, dirty=True), taken
+        )
+
+    def map_all(self) -> None:
+        """The secondary MMU maps what the primary MMU does, writable: the guest has touched it."""
+        self.mapped[:] = 1
+        ptes = self.world.array(MM.pte)
+        kind = MM.pte.kind
+        shift = next(s for name, _, s, _ in kind.parts(self.world.sizes) if name == "page")
+        taken = (ptes >> shift).astype(np.int64) - 1
+        self.world.array(KVM.spte)[:] = packed(self.world, Spte(present=True, write=True), taken)
+
+
+def packed(world: ArrayWorld, value: Any, pages: Array) -> Array:
+    """A PTE or SPTE as the array has it, for each of some pages."""
+    kind = OfValue(type(value))
+    shift = next(s for name, _, s, _ in kind.parts(world.sizes) if name == "page")
+    return kind.encode(value, world.sizes) | ((pages + 1) << shift)

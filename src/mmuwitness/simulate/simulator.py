@@ -1,0 +1,114 @@
+"""One run: a workload on a design, sampled over guest time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmuwitness.simulate.designs import Design, Kernel
+from mmuwitness.simulate.engine import Engine
+from mmuwitness.simulate.meters import Run, Value
+from mmuwitness.simulate.program import ManyProgram
+from mmuwitness.simulate.records import Came, Kind
+from mmuwitness.simulate.workloads import WORKLOADS
+from mmuwitness.simulate.workloads.workload import SECOND, Workload
+
+SAMPLES = 60
+
+Progress = Callable[[float], None]
+
+
+def simulate(
+    workload: str,
+    design: Design,
+    kernel: Kernel,
+    seed: int,
+    parameters: Mapping[str, Value],
+    costs: Mapping[str, int],
+    progress: Progress | None = None,
+) -> Run:
+    """costs: ns by the name of what takes them.  progress is told the share that is done."""
+    made = WORKLOADS[workload](parameters, kernel, seed)
+    program = ManyProgram(made.guests[0], made.all_calls(), costs)
+    for position, name in enumerate(program.tables.costs):
+        program.costs[position] = costs[name]
+    vcpus = int(parameters["vcpus"]) * made.count
+    engine = Engine(program, made.guests, vcpus + 16)
+    made.start(engine)
+    series = run_to_end(engine, made, float(parameters["hours"]) * 3600, progress)
+    return Run(
+        workload=workload,
+        design=design.name,
+        seed=seed,
+        parameters=dict(parameters),
+        guest_seconds=engine.now / SECOND,
+        counters=counters(engine, made),
+        cpu_ns=cpu(engine),
+        stall_ns=int(engine.tasks["stalled"].sum()),
+        series=series,
+    )
+
+
+def run_to_end(
+    engine: Engine, workload: Workload, seconds: float, progress: Progress | None
+) -> dict[str, list[float]]:
+    """Samples, the first at the start; Ctrl-C ends the run where it is."""
+    series: dict[str, list[float]] = {}
+    sample(engine, workload, series)
+    try:
+        for number in range(1, SAMPLES + 1):
+            until = round(seconds * SECOND * number / SAMPLES)
+            while engine.run(until) is Came.PASS:
+                workload.passed(engine)
+            sample(engine, workload, series)
+            if progress:
+                progress(number / SAMPLES)
+    except KeyboardInterrupt:
+        pass
+    return series
+
+
+def sample(engine: Engine, workload: Workload, series: dict[str, list[float]]) -> None:
+    now: dict[str, float] = {
+        "seconds": engine.now / SECOND,
+        "exits": float(engine.tasks["exits"].sum() + engine.tasks["retries"].sum()),
+        **workload.gauges(),
+    }
+    for name, value in now.items():
+        series.setdefault(name, []).append(value)
+
+
+def counters(engine: Engine, workload: Workload) -> dict[str, int]:
+    tasks = engine.tasks
+    vcpus = tasks[tasks["kind"] == Kind.VCPU]
+    found: dict[str, int] = engine.program.counters() | {
+        "guest touches": int(vcpus["touches"].sum()),
+        "guest writes": int(vcpus["writes"].sum()),
+        "fault first": int(vcpus["exits"].sum() - vcpus["refaults"].sum()),
+        "fault refault": int(vcpus["refaults"].sum()),
+        "fault retry": int(vcpus["retries"].sum()),
+    }
+    return found | {name: int(value) for name, value in workload.gauges().items()}
+
+
+def cpu(engine: Engine) -> dict[str, int]:
+    """CPU time by the name of what a task does."""
+    spent: dict[str, int] = {}
+    for task in engine.tasks[: engine.made]:
+        name = engine.program.operations[int(task["own"])].name
+        name = "vcpu exits" if name == "touch" else name
+        spent[name] = spent.get(name, 0) + int(task["spent"])
+    return spent
+
+
+def resolved(workload: str, given: Mapping[str, Any]) -> dict[str, Value]:
+    """The parameters of a workload, with defaults for what is not given.  ValueError says which is
+    unknown or out of range, and what exists."""
+    known = WORKLOADS[workload].parameters
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{workload} has no parameter {name!r}; it has: {', '.join(known)}")
+        if not known[name].least <= float(value) <= known[name].most:
+            least, most = known[name].least, known[name].most
+            raise ValueError(f"{name} is {value}: {least} to {most} are possible")
+    return {name: given.get(name, each.default) for name, each in known.items()}

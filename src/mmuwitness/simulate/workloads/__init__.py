@@ -1,0 +1,8 @@
+"""What guests and daemons do: one class each."""
+
+from __future__ import annotations
+
+from mmuwitness.simulate.workloads.ksm_density import KsmDensity
+from mmuwitness.simulate.workloads.workload import Workload
+
+WORKLOADS: dict[str, type[Workload]] = {made.name: made for made in (KsmDensity,)}
