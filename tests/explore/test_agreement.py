@@ -128,7 +128,7 @@ SMALL = ("uprobe_one", "dontneed_one", "reclaim_one", "migrate_one", "unmerge", 
          "mprotect", "mprotect_thread", "mremap", "zero_page",
          "pfnmap", "fault_once", "fault_beside_window", "fault_in_storm", "memslot_in_storm",
          "memslot_beside_storm", "cache_once", "cache_beside_window",
-         "cache_in_storm")  # fmt: skip
+         "cache_in_storm", "writeback")  # fmt: skip
 """The scenarios that have programs of up to STATES_MAX states; test_pinned checks the list."""
 
 

@@ -73,12 +73,15 @@ VIOLATES = {
     "H43": {"tracked_page_read_only"},
     "H44": {"I7"},
     "H45": {"I7"},
+    "H46": {"I6", "I6f"},
     "H51": {"unlinked_twice"},
     "H52": {"walks_freed"},
     "H53": {"walks_freed"},
     "L1": {"other_windows_pass"},
     "P1": {"I1", "I4"},  # no retry check: a fault maps what it looked up before the window
     "P2": {"I1", "I4"},
+    "P3": {"I11"},
+    "P4": {"I5"},  # what a guest writes to a KSM page others read
     "R1": {"I1", "I4"},
     "R2": {"I1", "I4"},
 }

@@ -41,6 +41,7 @@ VERDICTS = [
     ("fault_once", "mips", "v5.10", HOLD),
     ("fault_once", "loongarch", "v7.3", HOLD),
     ("fault_once", "powerpc-hv", "v6.1", HOLD),
+    ("fault_once", "powerpc-hpt", "v6.1", HOLD),
     ("fault_once_smp", "x86-tdp", "v6.1", HOLD),
     ("fault_once_smp", "mips", "v5.10", HOLD),
     ("memslot_fault", "x86-shadow", "v2.6.32", HOLD),

@@ -54,6 +54,25 @@ def never_none(host):
     return pte.present or pte.migration or pte.swap
 
 
+def never_freed_lazily(host):
+    return not host.pages[0].lazyfree
+
+
+def never_kept(host):
+    """Reclaim finds a page that was freed lazily, and then written to."""
+    pte = host.mm.pte[0]
+    return not pte.present or pte.dirty or pte.page.lazyfree or not pte.page.dirty
+
+
+def never_cleaned(host):
+    pte = host.mm.pte[0]
+    return not pte.present or pte.dirty or pte.write
+
+
+def never_written_to_disk(host):
+    return host.mm.disk[0] != 1
+
+
 def never_migrating(host):
     return not host.mm.pte[0].migration
 
@@ -353,6 +372,9 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "reclaim_thread": (never_swapped_out, never_replaced),
     "reclaim_mprotect": (never_swapped_out, never_protected),
     "swapin": (never_swapped_out, never_swapped_in),
+    "writeback": (never_cleaned, never_written_to_disk),
+    "madv_free": (never_none, never_replaced, never_freed_lazily, never_kept),
+    "madv_free_dio": (never_none, never_replaced, never_freed_lazily, never_kept),
     "zero_page": (never_zero_page, never_none, never_replaced),
     "pfnmap": (never_none, never_uncounted),
     "memslot_dontneed": (never_none, never_replaced, never_being_deleted, never_without_memslot),

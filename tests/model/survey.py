@@ -39,6 +39,7 @@ KERNELS = (
     ("mips", "v6.9"),
     ("loongarch", "v6.9"),
     ("powerpc-hv", "v6.9"),
+    ("powerpc-hpt", "v6.9"),
     ("powerpc-pr", "v6.9"),
     ("powerpc-e500", "v6.9"),
     ("s390", "v7.3"),

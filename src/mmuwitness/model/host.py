@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from mmuwitness.model.arch.arch import Arch
@@ -11,6 +12,7 @@ from mmuwitness.model.arch.arm64 import Arm64
 from mmuwitness.model.arch.loongarch import Loongarch
 from mmuwitness.model.arch.mips import Mips
 from mmuwitness.model.arch.powerpc import PowerpcE500, PowerpcHv, PowerpcPr
+from mmuwitness.model.arch.powerpc_hpt import PowerpcHpt
 from mmuwitness.model.arch.riscv import Riscv
 from mmuwitness.model.arch.s390 import S390
 from mmuwitness.model.arch.x86 import X86Shadow, X86Tdp
@@ -24,9 +26,11 @@ from mmuwitness.model.kvm.kvm_host import (
     VCPU,
     GfnToPfnCache,
     GuestMemfd,
+    Hpte,
     KvmMmuPage,
     Memslot,
     Rcu,
+    Spte,
 )
 from mmuwitness.model.kvm.kvm_main import (
     kvm_mmu_notifier_change_pte,
@@ -53,7 +57,7 @@ ARCHES: dict[str, Arch] = {
     made.name: made
     for made in (
         *(X86Tdp(), X86Shadow(), Arm64(), Riscv(), Mips(), Loongarch()),
-        *(PowerpcHv(), PowerpcPr(), PowerpcE500(), S390()),
+        *(PowerpcHv(), PowerpcHpt(), PowerpcPr(), PowerpcE500(), S390()),
     )
 }
 
@@ -132,6 +136,8 @@ class Host:
             zero_page=self.pages[0] if sizes.zero_page else None,
             maps_pfns=sizes.maps_pfns,
             changes_vmas=sizes.changes_vmas,
+            frees_lazily=sizes.frees_lazily,
+            writes_back=sizes.writes_back,
             forks=sizes.forks,
             exits=sizes.exits,
             unregisters=sizes.unregisters,
@@ -153,12 +159,15 @@ class Host:
         """The VMs, in the order of their registration."""
         each = [self.sizes, *self.sizes.second()]
         kvms = self.world.add(KVM, len(each), mm=self.mm, arch=self.arch)
+        gfns = sum(sizes.gfns for sizes in each)
+        hptes = iter(self.world.add(Hpte, gfns) if self.arch.has_hptes else ())
         layouts = [sizes.memslot_layout() for sizes in each]
         slots = iter(self.world.add(Memslot, sum(map(len, layouts))))
         for kvm, sizes, layout in zip(kvms, each, layouts, strict=True):
             self.wire_kvm(
                 kvm, sizes, [wire_memslot(next(slots), n, *a) for n, a in enumerate(layout)]
             )
+            kvm.hptes = list(islice(hptes, sizes.gfns))
         return kvms
 
     def wire_kvm(self, kvm: Any, sizes: Sizes, slots: list[Any]) -> None:
@@ -277,6 +286,13 @@ class Host:
         self.map_page(addr, page)
         self.map_page(addr + 1, page + 1)
         self.mm.pmd[addr // 2] = PMD_HUGE
+
+    def map_guest_page(self, gfn: int, page: int, *, write: bool = False) -> None:
+        """Before the run: the guest has used a page, and KVM maps it still."""
+        self.kvm.spte[gfn] = Spte(present=True, write=write, page=self.pages[page])
+        self.kvm.table[gfn >> self.kvm.table_shift] = True
+        if self.kvm.hptes:
+            self.kvm.hptes[gfn].rmap_present = True
 
     def map_zero_page(self, addr: int) -> None:
         """Before the run: an address that was read and never written to."""

@@ -45,10 +45,11 @@ class Sizes:
       host_thread: a thread of the VMM uses the TLB of its CPU.  defers_flushes: somebody flushes it
       later than it changes PTEs.  swap_cache: several threads swap in.  zero_page: the first page
       is the zero page.  maps_pfns: a driver maps its pages.  changes_vmas: addresses leave their
-      VMA, or it becomes read-only.  forks: there is a child.  exits: the process has exited: its
-      vCPUs do not run, its mm is being torn down.  unregisters: KVM leaves the list of
-      subscriptions while others may go through it.  huge_pages: a PMD may be huge.  shmem: the VMA
-      is of a file of shmem.  shares_pmds: a file of hugetlb is mapped twice.
+      VMA, or it becomes read-only.  frees_lazily: somebody calls MADV_FREE.  writes_back: a file
+      is mapped shared.  forks: there is a child.  exits: the process has exited: its vCPUs do not
+      run, its mm is being torn down.  unregisters: KVM leaves the list of subscriptions while
+      others may go through it.  huge_pages: a PMD may be huge.  shmem: the VMA is of a file of
+      shmem.  shares_pmds: a file of hugetlb is mapped twice.
     """
 
     vcpus: int = 1
@@ -86,6 +87,8 @@ class Sizes:
     zero_page: bool = False
     maps_pfns: bool = False
     changes_vmas: bool = False
+    frees_lazily: bool = False
+    writes_back: bool = False
     forks: bool = False
     exits: bool = False
     unregisters: bool = False

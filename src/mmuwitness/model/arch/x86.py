@@ -7,6 +7,7 @@ from mmuwitness.model.arch.x86_spte import (
     kvm_mmu_changed_pte_notifier_make_spte,
     make_spte,
     mark_spte_aged,
+    mmu_spte_clear_track_bits,
     spte_can_locklessly_be_made_writable,
 )
 from mmuwitness.model.arch.x86_tdp import (
@@ -63,6 +64,11 @@ class X86(Arch):
     def map(self, kvm, fault):
         spte = make_spte(kvm, fault.gfn, fault.page, fault.map_writable, fault.logged)
         kvm.spte[fault.gfn] = spte
+
+    def zap_leaf(self, kvm, gfn):
+        if kvm.mm.frees_lazily:
+            mmu_spte_clear_track_bits(kvm, kvm.spte[gfn])
+        Arch.zap_leaf(self, kvm, gfn)
 
     def spte_write_protect(self, kvm, gfn, pt_protect):
         """For the dirty log the SPTE stays MMU-writable.  A TLB may have it writable as long as it
@@ -191,7 +197,7 @@ class X86Shadow(X86):
         for gfn in kvm.gfns:
             if range.start <= gfn and gfn < range.end:
                 if kvm.spte[gfn].present:
-                    kvm.spte[gfn] = Spte()
+                    self.zap_leaf(kvm, gfn)
                     flush = True
                 if rwlock_needbreak(kvm):
                     if flush:

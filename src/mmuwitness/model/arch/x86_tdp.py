@@ -8,6 +8,7 @@ update zap, so there is at most one of each.)
 
 from __future__ import annotations
 
+from mmuwitness.model.arch.x86_spte import mmu_spte_clear_track_bits
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.kvm_main import (
     WALKS_FREED,
@@ -55,6 +56,8 @@ def tdp_mmu_zap_leafs(kvm, sptes, range, flush):
                 if kvm.mm.huge_pages:
                     kvm.arch.zap_leaf(kvm, gfn)
                 else:
+                    if kvm.mm.frees_lazily:
+                        mmu_spte_clear_track_bits(kvm, sptes[gfn])
                     sptes[gfn] = Spte()
                 flush = True
     return flush

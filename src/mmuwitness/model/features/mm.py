@@ -144,6 +144,12 @@ MM: tuple[Feature, ...] = (
             "uprobes, mm, x86: Add the ability to install and remove uprobes breakpoints",
             since="v3.5", source=SOURCE,
             note="__replace_page puts a private copy with the breakpoint in place of the page"),
+    Feature("madv_free", "854e9ed09ded", "mm: support madvise(MADV_FREE)", since="v4.5",
+            source=PATCH, note="clean pages that reclaim may drop with what is in them"),
+    # Queued for 4.9 to 5.17 in April of 2022; the levels were not looked up.
+    Feature("lazyfree_counts_references", "6c8e2a256915",
+            "mm: fix race between MADV_FREE reclaim and blkdev direct IO read", since="v5.18",
+            source=PATCH, note="reclaim keeps a clean page that somebody else refers to"),
     Feature("migrate_vma_insert_page", "8315ada7f095",
             "mm/migrate: allow migrate_vma() to alloc new page on empty entry",
             since="v4.14", source=SOURCE,

@@ -110,6 +110,10 @@ X86: tuple[Feature, ...] = (
             until_subject="KVM: x86/mmu: Grab mmu_invalidate_seq in kvm_faultin_pfn()",
             arches=("x86",), source=PATCH, withdrawn=("v6.1.50",),
             note="the fault's snapshot of mmu_invalidate_seq passes through an int"),
+    Feature("x86_dirty_at_fault", "aa85986e7150",
+            "KVM: x86/mmu: Mark folio dirty when creating SPTE, not when zapping/modifying",
+            since="v6.13", arches=("x86",), source=PATCH,
+            note="a page is dirty once an SPTE lets the guest write, not once that is zapped"),
     # The patch was read; its id and its release are from memory.
     Feature("x86_hugetlb_from_page_tables", "83f06fa7a6fd",
             "KVM: x86/mmu: Rely on host page tables to find HugeTLB mappings",

@@ -85,10 +85,11 @@ class KVM(Struct):
     at them), mmu_notifier (its subscription), moved_base_gfn (0 if nobody moves one),
     caches_mmio (an SPTE is made that says so where a gfn is in no memslot), gpc_list, gmem (None:
     no private memory), logs_dirty_pages (False if nobody logs), tracks_writes (False if no guest
-    page table is shadowed), writable_bits (False where SPTEs have no such bits), ages_pages (False
-    if nobody asks whether pages are young), access_tracking (True if hardware does not say so, on
-    x86), delays_flushes (True if somebody zaps and leaves the flush to others), yields (zaps drop
-    mmu_lock on the way), replaces_roots (memslot updates have roots replaced, where there are any),
+    page table is shadowed), hptes (by gfn; none where leaves have no locks), writable_bits (False
+    where SPTEs have no such bits), ages_pages (False if nobody asks whether pages are young),
+    access_tracking (True if hardware does not say so, on x86), delays_flushes (True if somebody
+    zaps and leaves the flush to others), yields (zaps drop mmu_lock on the way), replaces_roots
+    (memslot updates have roots replaced, where there are any),
     vcpus, gfns, read_gfns and written_gfns (guests read and write the first so many), table_shift,
     frees_tables (the tables go with ->release(), on arm64), frees_by_rcu (table pages are followed
     as they come and go, on the TDP MMU), mmu_pages (those), rcu,
@@ -187,6 +188,15 @@ class GfnToPfnCache(Struct):
     lock = Field(RwLock())
     valid = Field(Bool(), guarded_by="GfnToPfnCache.lock")
     page = Field(Ref("Page"), guarded_by="GfnToPfnCache.lock")
+
+
+class Hpte(Struct):
+    """What a hashed page table has besides a leaf (see arch.powerpc_hpt): HPTE_V_HVLOCK, and of the
+    chain of its page in the reverse map KVMPPC_RMAP_LOCK_BIT and KVMPPC_RMAP_PRESENT."""
+
+    lock = Field(Lock(spins=True))
+    rmap_lock = Field(Lock(spins=True))
+    rmap_present = Field(Bool())
 
 
 class KvmPageFault(Local):

@@ -98,7 +98,8 @@ def kvm_mmu_invalidate_range_add(kvm, start, end):
 
 def kvm_mmu_invalidate_end(kvm, range):
     """mmu_lock is held.  The sequence first, then the count (smp_wmb between them pairs with the
-    smp_rmb in mmu_invalidate_retry): a fault that reads the count as 0 sees the new sequence."""
+    smp_rmb in mmu_invalidate_retry): a fault that reads the count as 0 sees the new sequence.  It
+    makes a difference to those that read without mmu_lock: see arch.powerpc_hpt."""
     kvm.mmu_invalidate_seq.bump()
     kvm.unbumped -= 1
     kvm.mmu_invalidate_in_progress -= 1
@@ -128,15 +129,18 @@ def __kvm_handle_hva_range(kvm, range):
 
 def kvm_lock_and_handle(kvm, range):
     """Kernels that elide the lock take it at the first memslot that is hit; nothing is touched
-    before, so it is asked first whether there will be one."""
+    before, so it is asked first whether there will be one.  Others count the window, and look at
+    the memslots then: a fault that does not see the count may be in any that they look at."""
     flush = False
     if range.elides_lock:
         slots = kvm_memslots(kvm)
         if hits_memslot(kvm, slots, range):
             with write_lock(kvm.mmu_lock):
+                range.on_lock(kvm, range)
                 flush = kvm_handle_memslots(kvm, slots, range)
     else:
         with write_lock(kvm.mmu_lock):
+            range.on_lock(kvm, range)
             flush = kvm_handle_memslots(kvm, kvm_memslots(kvm), range)
     return flush
 
@@ -145,7 +149,6 @@ def kvm_handle_memslots(kvm, slots, range):
     """mmu_lock is held, unless the walk is lockless.  True: a handler says so, be it that there is
     something to flush or that a page is young."""
     flush = False
-    range.on_lock(kvm, range)
     for slot in kvm.memslots:
         flush = kvm_handle_memslot(kvm, slots, slot, range) or flush
     if kvm.delays_flushes and range.flush_on_ret:
@@ -260,6 +263,9 @@ def kvm_change_spte_gfn(kvm, range):
         if feature.change_pte_skips_invalid_slot:
             return False
         cover(IN_INVALID_SLOT)
+    if kvm.hptes:
+        # faults map meanwhile, without mmu_lock: what the handler did is known to itself alone
+        return kvm.arch.kvm_set_spte_gfn(kvm, range)
     old = kvm.spte[range.start]
     flush = kvm.arch.kvm_set_spte_gfn(kvm, range)
     observe_change_pte(kvm, old, kvm.spte[range.start], flush)
@@ -360,6 +366,12 @@ def kvm_try_get_pfn(page):
             return False
         page.refcount += 1
     return True
+
+
+def kvm_set_pfn_dirty(kvm, page):
+    """The page is referenced, or a window over it is open.  (Asked where somebody cares.)"""
+    if kvm.mm.frees_lazily:
+        page.dirty = True
 
 
 def kvm_release_pfn_clean(kvm, page):

@@ -16,6 +16,7 @@ from mmuwitness.model.scenarios.huge import HUGE
 from mmuwitness.model.scenarios.ksm import KSM
 from mmuwitness.model.scenarios.large import LARGE as LARGE_TABLE
 from mmuwitness.model.scenarios.liveness import LIVENESS
+from mmuwitness.model.scenarios.madvise import MADVISE
 from mmuwitness.model.scenarios.memslots import MEMSLOTS
 from mmuwitness.model.scenarios.mprotect import MPROTECT
 from mmuwitness.model.scenarios.mremap import MREMAP
@@ -30,7 +31,7 @@ from mmuwitness.model.scenarios.yields import YIELDS
 from mmuwitness.model.scenarios.zap import ZAP
 
 TABLES = (
-    *(KSM, COW, UPROBES, ZAP, RMAP, MPROTECT, FORK, MREMAP, HUGE, YIELDS),
+    *(KSM, COW, UPROBES, ZAP, RMAP, MADVISE, MPROTECT, FORK, MREMAP, HUGE, YIELDS),
     *(MEMSLOTS, DIRTY_LOG, AGING, PFNCACHE, PRIVATE),
     *(HMM, OOM, EXIT, VMS, LIVENESS),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mmuwitness.model.host import Host
-from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.vm import kvm_destroy_vm
 from mmuwitness.model.mm import mmap, rmap
 from mmuwitness.model.scenarios.scenario import ONE_GFN, Actor, Scenario, two_private_pages
@@ -12,8 +11,7 @@ from mmuwitness.model.scenarios.scenario import ONE_GFN, Actor, Scenario, two_pr
 def mapped_private_page(host: Host) -> None:
     """As two_private_pages, and the guest had used the first."""
     two_private_pages(host)
-    host.kvm.spte[0] = Spte(present=True, write=True, page=host.pages[0])
-    host.kvm.table[0] = True
+    host.map_guest_page(0, 0, write=True)
 
 
 EXIT = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.mm import memory, migrate, mprotect, rmap
+from mmuwitness.model.mm import memory, migrate, mprotect, page_writeback, rmap
 from mmuwitness.model.scenarios.scenario import (
     ONE_GFN,
     Actor,
@@ -78,6 +78,15 @@ RMAP = (
             Actor("vmm", memory.host_reader, (host.mm,)),
         ],
         {**ONE_GFN, "host_thread": True, "swap_cache": True},
+    ),
+    Scenario(
+        "writeback",
+        "Guest memory is a file, mapped shared, whose pages are written to disk while the guest"
+        " writes to them.",
+        "1 vCPU, 1 gfn, 1 page, any number of pages written back",
+        two_private_pages,
+        mm_actor("writeback", page_writeback.write_cache_pages),
+        {**ONE_GFN, "pages": 1, "writes_back": True},
     ),
     Scenario(
         "migrate",

@@ -11,7 +11,6 @@ from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.claims import always_claims, eventually_claims
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host
-from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.vcpu import vcpu_run
 from mmuwitness.model.mm.mm_types import Pte
 
@@ -52,6 +51,8 @@ class Scenario:
         """Why there is nothing to explore on a kernel, or ""."""
         if not arch.applies(era):
             return f"{arch.name} has no MMU notifier in {era}'s KVM"
+        if self.sizes.get("logs_dirty_pages") and not arch.logs_by_write_protection:
+            return f"{arch.name} logs dirty pages in a way that {self.name} is not about"
         if self.requires and not era.has(self.requires, arch.kernel_arch):
             return f"{era} has no {self.requires}, which {self.name} is about"
         return ""
@@ -110,8 +111,7 @@ def ksm_page_beside_private(host: Host) -> None:
 def private_beside_mapped_ksm_page(host: Host) -> None:
     """As private_beside_ksm_page; the second gfn is mapped already, and nobody touches it."""
     private_beside_ksm_page(host)
-    host.kvm.spte[1] = Spte(present=True, page=host.pages[1])
-    host.kvm.table[0] = True
+    host.map_guest_page(1, 1)
 
 
 def one_ksm_page(host: Host) -> None:
