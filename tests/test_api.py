@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import mmuwitness
-from mmuwitness import CheckResult, VerdictResult, check, verdict
+from mmuwitness import CheckResult, VerdictResult, check, check_variant, verdict
 from mmuwitness.cli import model
 from mmuwitness.explore.schedule_id import format_schedule
 from mmuwitness.model.claims import CLAIMS, everywhere
@@ -196,11 +196,14 @@ def test_the_verb_verdict_prints_what_the_result_says(at_v6_1: VerdictResult, fo
 def test_verb_and_function_have_the_same_defaults() -> None:
     verb = inspect.signature(model.check).parameters
     function = inspect.signature(check).parameters
+    of_variant = inspect.signature(check_variant).parameters
     for option, argument in (("memory", "memory_mib"), *((n, n) for n in SHARED)):
         assert verb[option].default == function[argument].default
+    of_both = [name for name in function if name != "scenario"]
+    assert [of_variant[name] for name in of_both] == [function[name] for name in of_both]
 
 
-SHARED = ("era", "arch", "steps", "threads")
+SHARED = ("era", "arch", "steps", "threads", "liveness", "reduce")
 
 
 # verdict

@@ -60,7 +60,7 @@ def test_a_witness_is_a_schedule_that_replays() -> None:
         ("verdict", "ask one thing"),
         ("verdict change_pte --all", "ask one thing"),
         ("verdict --needed change_pte_brackets", "did you mean change_pte_bracketed"),
-        ("verdict --needed wp_page_copy --arch arm64 --arch mips", "one --arch and one --era"),
+        ("verdict --needed wp_page_copy --era v6.1 --era v6.9", "asked of one --era"),
         ("verdict --needed kvm_change_spte_gfn", "no scenario runs kvm_change_spte_gfn() on x86"),
         ("verdict warns --feature -ksm", "say which with --era"),
     ],

@@ -6,22 +6,21 @@ The verbs call these functions and print what their results say.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypedDict, Unpack, overload
 
-from mmuwitness.explore.explorer import Exploration, Schedule, explore
-from mmuwitness.explore.programs import Folding, reductions_of
+from mmuwitness.explore.asking import asking
+from mmuwitness.explore.compare import Comparer, Comparison
+from mmuwitness.explore.explorer import Exploration, Schedule
 from mmuwitness.explore.questions import Answer, ask, of_feature, of_lines, of_mark, of_need
 from mmuwitness.explore.search import Progress
-from mmuwitness.explore.search_memory import THREADS_MAX
+from mmuwitness.explore.variant import load_variant
 from mmuwitness.explore.verdict import Cell, verdict_change_pte
-from mmuwitness.model.claims import CLAIMS, EVENTUALLY, Claim, find_claims
+from mmuwitness.model.claims import CLAIMS, Claim, find_claims
 from mmuwitness.model.era import ROWS, Era, UnknownName
-from mmuwitness.model.host import find_arch
-from mmuwitness.model.scenarios import find_scenario
+from mmuwitness.model.scenarios import SCENARIOS, find_scenario
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.marks import marks
 from mmuwitness.report.check_report import (
@@ -44,6 +43,9 @@ from mmuwitness.report.questions_table import (
     questions_json,
     questions_text,
 )
+from mmuwitness.report.variant_table import exit_code as compared_exit_code
+from mmuwitness.report.variant_table import headline as variant_headline
+from mmuwitness.report.variant_table import one_text, variant_json, variant_text
 from mmuwitness.report.verdict_table import answer, verdict_json, verdict_text, witness_blocks
 from mmuwitness.report.witness import timeline_text
 
@@ -51,8 +53,10 @@ __all__ = [
     "CheckResult",
     "QuestionResult",
     "Scenario",
+    "VariantResult",
     "VerdictResult",
     "check",
+    "check_variant",
     "dead_lines",
     "needed",
     "verdict",
@@ -186,30 +190,86 @@ def check(
     ValueError: a name that nothing has, with those that there are.
     """
     wanted = find_scenario(scenario) if isinstance(scenario, str) else scenario
-    asked = find_claims(listed(claims))
-    more = list(EVENTUALLY.values()) if liveness else []
-    eventually = more or [claim for claim in asked if claim.kind == "eventually"]
-    kernel = Era(era, listed(features))
-    if absent := wanted.absent(kernel, find_arch(arch)):
+    names, changes = listed(claims), listed(features)
+    how = (liveness, fair_locks, steps, reduce, threads, memory_mib, progress)
+    asked = asking(era, arch, names, changes, *how)
+    if absent := asked.absent(wanted):
         raise ValueError(absent)
-    if steps not in ("merged", "every"):
-        raise UnknownName("way to step", steps, ["merged", "every"])
-    found = explore(
-        wanted,
-        kernel,
-        arch,
-        folding=Folding(
-            every=steps == "every",
-            liveness=bool(eventually),
-            reduce=() if eventually else reductions_of(wanted, reduce),
-        ),
-        fair_locks=fair_locks,
-        threads=threads or min(os.cpu_count() or 1, THREADS_MAX),
-        memory_limit_bytes=memory_mib << 20,
-        progress=progress,
-    )
-    of_all = asked or found.claims
-    return CheckResult(found, [*of_all, *(claim for claim in more if claim not in of_all)])
+    found = asked.explore(wanted)
+    return CheckResult(found, asked.claims_of(found))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class VariantResult:
+    """A change of one's own beside the unchanged model, in one scenario or in all that touch it.
+
+    compared: those.  wanted: of so many.  one: the only one, at length, if it was named."""
+
+    comparer: Comparer
+    compared: Sequence[Comparison]
+    wanted: int
+    one: Exploration | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Of the changed model: what the verb exits with."""
+        return compared_exit_code(self.compared)
+
+    @property
+    def holds(self) -> bool:
+        """With the change every claim holds, in all that touches it."""
+        return self.exit_code == HOLDS
+
+    def text(self) -> str:
+        """What `check --variant` prints."""
+        if self.one is not None:
+            return one_text(self.comparer, self.compared[0], self.one)
+        return variant_text(self.comparer, self.compared, self.wanted)
+
+    def to_json(self) -> str:
+        """What `check --variant --json` prints."""
+        return json.dumps(variant_json(self.comparer, self.compared), indent=1)
+
+    def __repr__(self) -> str:
+        return f"<{' '.join(variant_headline(self.comparer, self.compared, self.wanted))}>"
+
+
+def check_variant(
+    path: str,
+    scenario: str | None = None,
+    *,
+    era: str = "v7.3",
+    arch: str = "x86-tdp",
+    claims: Names = (),
+    features: Names = (),
+    liveness: bool = False,
+    fair_locks: bool = True,
+    steps: str = "merged",
+    reduce: str = "auto",
+    threads: int = 0,
+    memory_mib: int = 8192,
+    progress: Callable[[Progress], None] | None = None,
+) -> VariantResult:
+    """A file that changes the model, beside the model as it is; both as `check` explores them.
+
+    scenario: the model's or the file's own; without one, all that run what the file changes."""
+    names, changes = listed(claims), listed(features)
+    how = (liveness, fair_locks, steps, reduce, threads, memory_mib, progress)
+    asked = Comparer(load_variant(path), asking(era, arch, names, changes, *how))
+    variant = asked.variant
+    if scenario is not None:
+        named = variant.find_scenario(scenario)
+        if absent := asked.how.absent(named):
+            raise ValueError(absent)
+        comparison, found = asked.compare(named)
+        return VariantResult(asked, [comparison], 1, found)
+    wanted = [*SCENARIOS.values(), *variant.scenarios.values()]
+    absent_for = [asked.how.absent(each) for each in wanted]
+    if all(absent_for):
+        raise ValueError(absent_for[0])
+    there = [each for each, absent in zip(wanted, absent_for, strict=True) if not absent]
+    touched = [each for each in there if each.name in variant.scenarios or asked.touched(each)]
+    return VariantResult(asked, [asked.compare(each)[0] for each in touched], len(wanted))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

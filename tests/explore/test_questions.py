@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from mmuwitness.explore import questions
+from mmuwitness.explore import mutants, questions
 from mmuwitness.explore.coverage import cover_lines
 from mmuwitness.explore.explorer import explore
 from mmuwitness.explore.kernels import INTERRUPTED, in_processes
@@ -33,6 +33,7 @@ from mmuwitness.model.scenarios import SCENARIOS, find_scenario
 from mmuwitness.process.language import PACKAGE
 from mmuwitness.process.lowered import Line
 from mmuwitness.process.marks import marks
+from mmuwitness.report.mutants_table import says
 from mmuwitness.report.questions_table import (
     Wording,
     dead_lines,
@@ -198,7 +199,7 @@ def test_processes_answer_in_order() -> None:
 
 @pytest.fixture(scope="module")
 def end() -> dict[str, Judged]:
-    found = judge_function("kvm_mmu_invalidate_end", Era("v7.3"), "x86-tdp")
+    found = judge_function("kvm_mmu_invalidate_end", Era("v7.3"), ("x86-tdp",))
     return {each.mutation.text: each for each in found}
 
 
@@ -210,9 +211,27 @@ def test_end_needs_its_bump_and_its_count(end: dict[str, Judged]) -> None:
     assert not start.caught and not start.alike and start.complete  # nobody reads it while 0
 
 
+COUNT_FIRST = "`kvm.mmu_invalidate_in_progress -= 1` before `kvm.mmu_invalidate_seq.bump()`"
+
+
+@pytest.mark.slow
+def test_the_order_of_bump_and_count_is_needed_where_faults_take_no_mmu_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mutants, "SCENARIOS", {"dontneed_one": find_scenario("dontneed_one")})
+    found = judge_function("kvm_mmu_invalidate_end", Era("v7.3"))
+    (order,) = [each for each in found if each.mutation.text == COUNT_FIRST]
+    on_x86, on_hpt = order.judgements
+    assert (on_x86.place.arch, on_x86.by) == ("x86-tdp", "") and not on_x86.same
+    assert (on_hpt.place.arch, on_hpt.by) == ("powerpc-hpt", "coherent")
+    assert says(order) == "coherent, in dontneed_one on powerpc-hpt"
+    (bump,) = [e for e in found if e.mutation.text == "without `kvm.mmu_invalidate_seq.bump()`"]
+    assert [each.place.arch for each in bump.judgements] == ["x86-tdp"]  # which is enough
+
+
 def test_a_function_that_nothing_runs() -> None:
-    with pytest.raises(ValueError, match=r"no scenario runs kvm_change_spte_gfn\(\) on x86-tdp"):
-        judge_function("kvm_change_spte_gfn", Era("v7.3"), "x86-tdp")
+    with pytest.raises(ValueError, match=r"no scenario runs kvm_change_spte_gfn\(\) on x86-tdp,"):
+        judge_function("kvm_change_spte_gfn", Era("v7.3"), ("x86-tdp",))
     with pytest.raises(UnknownName, match="did you mean kvm_mmu_invalidate_end"):
-        judge_function("kvm_mmu_invalidate_ends", Era("v7.3"), "x86-tdp")
+        judge_function("kvm_mmu_invalidate_ends", Era("v7.3"))
     assert find_scenario("ksm")

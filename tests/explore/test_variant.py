@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
+from mmuwitness import check, check_variant
+from mmuwitness.explore.asking import Asking
 from mmuwitness.explore.compare import Comparer, Comparison
 from mmuwitness.explore.explorer import explore
-from mmuwitness.explore.programs import MERGED, fold_scenario, is_shipped
+from mmuwitness.explore.programs import fold_scenario, is_shipped
 from mmuwitness.explore.replay import Replay
 from mmuwitness.explore.schedule_id import BadSchedule, format_schedule, parse_schedule
 from mmuwitness.explore.variant import Variant, changed_schedule, load_variant
@@ -20,6 +25,7 @@ from mmuwitness.model.host import find_arch
 from mmuwitness.model.kvm import kvm_main
 from mmuwitness.model.scenarios import find_scenario
 from mmuwitness.process.errors import ProcessError
+from mmuwitness.report.variant_table import bounds, exit_code
 from mmuwitness.report.witness import steps_of
 
 ERA = Era("v6.1")
@@ -45,13 +51,12 @@ def write(directory: Path, text: str, name: str = "mine.py") -> str:
 def compare(
     path: str, scenario: str = "dontneed_one", arch: str = "arm64", era: Era = ERA
 ) -> Comparison:
-    claims = list(CLAIMS.values())
-    asked = Comparer(load_variant(path), era, arch, claims, MERGED, 1, 1 << 30)
+    asked = Comparer(load_variant(path), Asking(era, arch))
     return asked.compare(find_scenario(scenario))[0]
 
 
 def touched(variant: Variant, scenario: str, arch: str = "arm64") -> set[str]:
-    asked = Comparer(variant, ERA, arch, [], MERGED, 1, 1 << 30)
+    asked = Comparer(variant, Asking(ERA, arch))
     return set(asked.touched(find_scenario(scenario)))
 
 
@@ -234,7 +239,7 @@ SCENARIO = Scenario("{name}", "Text.", "1 vCPU", two_private_pages, at_once{more
 
 def asked_of(path: str, arch: str = "x86-tdp") -> Comparer:
     variant = load_variant(path)
-    return Comparer(variant, Era("v6.12"), arch, list(CLAIMS.values()), MERGED, 1, 1 << 30)
+    return Comparer(variant, Asking(Era("v6.12"), arch))
 
 
 def test_a_scenario_of_ones_own_is_explored_and_replayed(tmp_path: Path) -> None:
@@ -337,6 +342,84 @@ def test_code_that_the_language_lacks_is_shown_in_the_users_file(tmp_path: Path)
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ProcessError, match="cannot be read"):
         load_variant(str(tmp_path / "absent.py"))
+
+
+# -- larger bounds, and what has to happen in the end --------------------------------------------
+
+
+def test_both_are_explored_up_to_symmetry(tmp_path: Path) -> None:
+    path = write(tmp_path, NEVER_RETRIES)
+    names = ("coherent", "freed_page_unmapped", "windows_balanced")
+    whole, part = (
+        check_variant(path, "cow_smp", era="v6.1", arch="arm64", claims=names, reduce=reduce)
+        for reduce in ("none", "all")
+    )
+    (all_of_it,), (reduced,) = whole.compared, part.compared
+    for before, after in (
+        (all_of_it.unchanged, reduced.unchanged),
+        (all_of_it.changed, reduced.changed),
+    ):
+        assert before.verdicts == after.verdicts and before.complete and after.complete
+        assert after.states < 0.6 * before.states
+        assert (before.symmetric, after.symmetric) == ((), ("vcpus", "pages"))
+    assert part.exit_code == whole.exit_code == 1
+    assert "up to symmetry of vcpus and pages" in part.text()
+    shown = json.loads(part.to_json())["scenarios"][0]
+    assert shown["changed"]["symmetric"] == ["vcpus", "pages"]
+    schedule, scenario = changed_schedule(
+        parse_schedule(shown["changed"]["witnesses"]["coherent"]), path
+    )
+    assert scenario is not None and len(steps_of(schedule, scenario)[1]) == len(schedule.steps)
+
+
+def test_a_large_scenario_is_reduced_by_itself(tmp_path: Path) -> None:
+    asked = Asking(ERA, "arm64")
+    large = find_scenario("dontneed_2vcpus")
+    variant = load_variant(write(tmp_path, NEVER_RETRIES))
+    assert variant.find_scenario(large.name) is large
+    assert asked.folding(large).reduce == ("vcpus", "pages")
+    assert asked.folding(find_scenario("dontneed")).reduce == ()
+    assert Asking(ERA, "arm64", liveness=True).folding(large).reduce == ()
+
+
+def test_a_fault_that_always_retries_maps_nothing_in_the_end(tmp_path: Path) -> None:
+    path = write(tmp_path, NEVER_RETRIES.replace("False", "True"))
+    safe = check_variant(path, "fault_once", era="v6.1", arch="arm64")
+    assert safe.holds and "fault_maps" not in safe.compared[0].changed.verdicts
+    found = check_variant(path, "fault_once", era="v6.1", arch="arm64", liveness=True)
+    (both,) = found.compared
+    assert ("fault_maps", "holds", "violated") in both.differences
+    assert both.changed.schedules["fault_maps"].loop > 0
+    assert found.exit_code == 1 and "who waits for a lock" in " ".join(found.text().split())
+    alone = check_variant(path, "fault_once", era="v6.1", arch="arm64", claims="I10")
+    assert alone.compared[0].changed.violated == ["fault_maps"]
+
+
+def test_liveness_that_was_not_decided_is_not_said_to_hold(tmp_path: Path) -> None:
+    path = write(tmp_path, NEVER_RETRIES.replace("False", "True"))
+    asked = Asking(ERA, "arm64", liveness=True)
+    comparison, _ = Comparer(load_variant(path), asked).compare(find_scenario("fault_once"))
+    undecided = replace(comparison.unchanged, no_lassos="it takes too much")
+    assert comparison.unchanged.decided and not undecided.decided
+    shown = replace(comparison, unchanged=undecided, changed=undecided)
+    assert exit_code([shown]) == 3
+    assert "liveness: it takes too much" in " ".join(
+        bounds(Comparer(load_variant(path), asked), [shown])
+    )
+
+
+def test_what_is_asked_is_checked_as_without_a_variant(tmp_path: Path) -> None:
+    path = write(tmp_path, NEVER_RETRIES)
+    for wrong, says in (
+        ({"steps": "some"}, "unknown way to step"),
+        ({"reduce": "gfns"}, "unknown reduction"),
+        ({"claims": "I99"}, "unknown claim"),
+        ({"arch": "arm"}, "unknown arch"),
+        ({"era": "v6.1", "arch": "s390"}, "s390 has no MMU notifier"),
+    ):
+        for asks in (partial(check, "ksm"), partial(check_variant, path, "ksm")):
+            with pytest.raises(ValueError, match=says):
+                asks(**wrong)
 
 
 # -- the worked examples -----------------------------------------------------------------------

@@ -54,6 +54,7 @@ def at_v6_1() -> dict[str, Cell]:
         ("riscv", (READ_ONLY, "flushes"), ()),  # its table pages stay once they exist
         ("mips", (READ_ONLY, WRITABLE), ()),
         ("powerpc-hv", (), ()),
+        ("powerpc-hpt", (), ()),
         ("powerpc-pr", (), ()),
         ("powerpc-e500", ("flushes",), ()),
     ],
@@ -81,7 +82,7 @@ def test_v6_1_where_there_is_nothing_to_ask(at_v6_1: dict[str, Cell]) -> None:
         ("arm64", "v3.11", (READ_ONLY,)),
         ("arm64", "v6.9", (READ_ONLY,)),
         ("loongarch", "v6.7", ()),
-        ("powerpc-hv", "v3.6", ("zaps",)),
+        ("powerpc-hpt", "v3.6", ("zaps",)),
     ],
 )
 def test_other_kernels(arch: str, era: str, effects: tuple[str, ...]) -> None:
@@ -149,8 +150,9 @@ def test_the_whole_matrix() -> None:
         ("riscv", "v5.16", "v6.9"): (READ_ONLY, "flushes"),
         ("mips", "v4.11", "v6.9"): (READ_ONLY, WRITABLE),
         ("loongarch", "v6.7", "v6.9"): (),
-        ("powerpc-hv", "v3.4", "v3.6"): ("zaps",),
-        ("powerpc-hv", "v3.7", "v6.9"): (),
+        ("powerpc-hv", "v4.11", "v6.9"): (),
+        ("powerpc-hpt", "v3.4", "v3.6"): ("zaps",),
+        ("powerpc-hpt", "v3.7", "v6.9"): (),
         ("powerpc-pr", "v3.8", "v3.12"): ("zaps",),
         ("powerpc-pr", "v3.13", "v6.9"): (),
         ("powerpc-e500", "v3.8", "v6.9"): ("flushes",),

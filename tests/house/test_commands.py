@@ -13,7 +13,7 @@ from tests.house.tree import ROOT, relative, write_tree
 
 COMMAND = "$ mmuwitness"
 EXIT = re.compile(r"# exit (\d+)$")
-SECONDS_MAX = 300
+SECONDS_MAX = 600
 
 
 @dataclass(frozen=True)

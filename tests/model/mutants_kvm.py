@@ -21,7 +21,6 @@ from tests.model.mutants import mutant
 
 @mutant("a window stops at the first memslot that it hits", "kvm.kvm_main.kvm_handle_memslots")
 def handle_first_memslot(kvm, slots, range):
-    range.on_lock(kvm, range)
     flush = kvm_handle_memslot(kvm, slots, kvm.memslots[0], range)
     if range.flush_on_ret and flush:
         kvm_flush_remote_tlbs(kvm)

@@ -26,9 +26,14 @@ from mmuwitness.model.primitives import spin_lock
 from mmuwitness.trace.open import open_trace
 from mmuwitness.trace.paths import kernel as paths_kernel
 from mmuwitness.trace.paths.check import PathsResult, check_paths
-from mmuwitness.trace.paths.graph import conform_host
+from mmuwitness.trace.paths.graph import ALONE, conform_host
+from mmuwitness.trace.paths.observe import EMULATED
 
 DATA = Path(__file__).parents[1] / "data"
+
+RECORDED = sorted(
+    str(path.relative_to(DATA)) for path in DATA.glob("*/*.xz") if "_formats" not in path.name
+)
 
 # merges; windows of KSM, of COW breaks by guests, by the VMM; others; faults of guests
 TRACES = {
@@ -98,13 +103,25 @@ def test_every_event_is_of_one_thing(name: str) -> None:
     assert told == sum(batch.events.height for batch in open_trace(path).batches())
 
 
-def test_what_is_not_modelled_is_named_and_counted() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECORDED)
+def test_every_recorded_trace_is_followed(name: str) -> None:
+    result = result_of(name)
+    assert result.departure is None
+    assert result.accepts
+    assert not result.not_modelled
+    assert not result.open_at_end
+    assert not result.begun_before
+
+
+def test_calls_of_madvise() -> None:
     result = result_of("x86/6.1-tdp-madvise.txt.xz")
     # of the 22 windows 11 are of event 0 (UNMAP), 4 mprotect (2); 5 pages were written by the guest
-    assert {name: each.windows for name, each in result.not_modelled.items()} == {"MADV_FREE": 1}
-    assert result.not_modelled["MADV_FREE"].places == [1361]
+    assert result.departure is None
+    assert not result.not_modelled
     counts = {name: each.windows for name, each in result.accepted.items() if each.windows}
     assert counts == {
+        "MADV_FREE": 1,
         "munmap": 9,
         "exit": 1,
         "mremap": 1,
@@ -112,6 +129,24 @@ def test_what_is_not_modelled_is_named_and_counted() -> None:
         "madvise, zapping": 1,
         "cow-break": 5,
     }
+
+
+@pytest.mark.parametrize("name", ["6.12-tdp-madvise", "6.1-stock-madvise"])
+def test_madv_free_where_its_caller_is_inlined_or_on_a_stack(name: str) -> None:
+    result = result_of(f"x86/{name}.txt.xz")
+    assert result.departure is None
+    assert not result.not_modelled
+    assert activities(result, "MADV_FREE") == windows(result, "MADV_FREE") == 1
+
+
+def test_khugepaged() -> None:
+    """It collapsed memory of a process without KVM while the VMM was being recorded."""
+    result = result_of("x86/6.1-recorded.txt.xz")
+    assert result.departure is None
+    assert not result.not_modelled
+    # collapse_huge_page(), mm_collapse_huge_page
+    collapsed = result.accepted["THP collapse" + ALONE]
+    assert (collapsed.activities, collapsed.windows, collapsed.events) == (1, 0, 2)
 
 
 # migrations, passes of mprotect or NUMA balancing with their windows, splits of huge PMDs
@@ -172,9 +207,9 @@ def test_arm64(name: str, faults: int) -> None:
     assert (activities(result, "ksm-merge"), windows(result, "ksm-merge")) == (418, 831)
     assert windows(result, "fork") == 8
     assert windows(result, "THP split") == windows(result, "page migration") == 1
-    # exits to the VMM, of which only the return is recorded
-    assert list(result.not_modelled) == ["guest fault that KVM's MMU does not see (MMIO)"]
-    assert all(each.windows == 0 for each in result.not_modelled.values())
+    # exits to the VMM, of which only the return is recorded: those that return 0
+    assert activities(result, EMULATED) == result.accepted[EMULATED].events == 5064
+    assert not result.not_modelled
     assert not result.open_at_end
 
 

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mmuwitness.trace.paths.check import Follower, PathsResult, kernel_of
 from mmuwitness.trace.paths.events import Recorded, events_of, scan
 from mmuwitness.trace.paths.kernel import Kernel, automaton_of
 from mmuwitness.trace.paths.match import Seen
+from mmuwitness.trace.paths.observe import EMULATED
 
 DATA = Path(__file__).parents[1] / "data"
 START, END = "__mmu_notifier_invalidate_range_start", "__mmu_notifier_invalidate_range_end"
@@ -346,6 +348,41 @@ def test_edit_on_arm64_is_rejected_at_its_place(title: str) -> None:
     departure = follow(ARM64, events).departure
     assert departure is not None
     assert departure.seen == where
+
+
+def test_an_abort_in_a_fault_does_not_go_to_the_vmm() -> None:
+    """Here a filter hides how aborts of emulated accesses begin, so this one is of a mapping."""
+    events = list(read(ARM64)[0])
+    at = next(
+        i for i, s in enumerate(events) if s.name == ABORT and s.fields["ret"] == 1 and i > 900
+    )
+    events[at] = with_fields(events[at], ret=0)
+    departure = follow(ARM64, events[: at + 9]).departure
+    assert departure is not None
+    assert departure.seen == events[at]
+    assert departure.process == "guest fault"
+
+
+@pytest.mark.parametrize(
+    ("hsr", "ret", "departs"),
+    [(0x93C38006, 0, False), (0x93C3804F, 0, True), (0x93C38006, -14 & (1 << 64) - 1, True)],
+)
+def test_an_emulated_access_on_arm64(hsr: int, ret: int, departs: bool) -> None:
+    """Nothing is mapped where no memslot is, so it is never a permission fault."""
+    events, recorded, kernel = read(ARM64)
+    at = next(i for i, s in enumerate(events) if s.name == ABORT and s.fields["ret"] == 0)
+    user = next(s for s in events if s.what == "user")._replace(pid=events[at].pid)
+    fault = next(s for s in events if s.name == "kvm_guest_fault")
+    abort = [with_fields(fault, ipa=0x10000000, hsr=hsr), with_fields(events[at], ret=ret)]
+    shown = replace(recorded, guest_faults=10**6)
+    assert recorded.hides_emulated
+    assert not shown.hides_emulated
+    follower = Follower(automaton_of(kernel, shown))
+    departed = next((s for s in (user, *abort, user) if follower.feed(s) is not None), None)
+    assert departed == (abort[1] if departs else None)
+    if not departs:
+        accepted = follower.result(kernel).accepted[EMULATED]
+        assert (accepted.activities, accepted.events) == (1, 2)
 
 
 def pieces(name: str, begins: tuple[str, ...] = MERGES_AND_FAULTS) -> list[list[Seen]]:

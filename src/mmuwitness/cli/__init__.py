@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import typer
 
-from mmuwitness.cli import audit, bugs, conform, export, model, record
+from mmuwitness.cli import audit, bugs, conform, export, model, record, simulate
 
 USAGE, INTERNAL = 2, 70
 VERBS: dict[str, Callable[..., None]] = {
@@ -21,6 +21,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "conform": conform.conform,
     "record": record.record,
     "export": export.export,
+    "simulate": simulate.simulate,
+    "sweep": simulate.sweep,
     "replay": model.replay,
     "list": model.list_names,
     "explain": model.explain,
@@ -34,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for name, verb in VERBS.items():
-    app.command(name)(verb)
+    app.command(name, context_settings=simulate.EXTRA if name == "simulate" else None)(verb)
 
 
 def guarded(run: Callable[[], None]) -> int:

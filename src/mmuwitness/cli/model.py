@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -83,18 +83,19 @@ def line_by_line(
     """Every line of a function is taken away or changed, on one kernel."""
     import json
 
-    from mmuwitness.explore.mutants import judge_function
+    from mmuwitness.explore.mutants import ARCHES, judge_function
     from mmuwitness.report.mutants_table import mutants_json, mutants_text
 
-    if len(arch) > 1 or len(era) > 1:
-        raise typer.BadParameter("the lines of a function are asked of one --arch and one --era")
-    name, wanted = arch[0] if arch else "x86-tdp", kernel(era[0] if era else "v7.3", feature)
+    if len(era) > 1:
+        raise typer.BadParameter("the lines of a function are asked of one --era")
+    arches, wanted = arch or ARCHES, kernel(era[0] if era else "v7.3", feature)
     reporter = Reporter()
     try:
-        judged = judge_function(function, wanted, name, reporter.tasks)
+        judged = judge_function(function, wanted, arches, reporter.tasks)
     finally:
         reporter.close()
-    where = f"{name}, {wanted}"
+    asked = dict.fromkeys(at.place.arch for each in judged for at in each.judgements)
+    where = f"{' and '.join(asked)}, {wanted}"
     if as_json:
         say(json.dumps(mutants_json(function, where, judged), indent=1))
     else:
@@ -130,17 +131,14 @@ def check(
     Example: mmuwitness check cow_migrate --arch arm64 --era v6.1
     """
     from mmuwitness import api
-    from mmuwitness.cli.variant import check_variant
     from mmuwitness.report.junit import check_output, write_junit
 
-    if variant is not None and bug is None:
+    changed = variant if bug is None else None
+    if changed is not None:
         if junit is not None:
             raise typer.BadParameter("--junit is for one scenario of the model, not for --variant")
-        if reduce != "auto":
-            raise typer.BadParameter("--reduce is for scenarios of the model, not for --variant")
-        how = (era, arch, claim, feature, steps, threads, memory)
-        raise typer.Exit(check_variant(variant, scenario, *how, as_json))
-    if bug is not None:
+        asked = Asked(scenario or "", era, arch, feature or (), claim or ())
+    elif bug is not None:
         asked = bug_asked(context, bug, claim or ())
     elif scenario is not None:
         asked = Asked(scenario, era, arch, feature or (), claim or ())
@@ -149,24 +147,28 @@ def check(
     if junit is not None:
         check_output(junit)
     reporter = Reporter()
+    how: dict[str, Any] = {
+        "era": asked.era,
+        "arch": asked.arch,
+        "claims": asked.claims,
+        "features": asked.features,
+        "liveness": liveness,
+        "fair_locks": asked.fair_locks and not unfair_locks,
+        "steps": steps,
+        "reduce": reduce,
+        "threads": threads,
+        "memory_mib": memory,
+        "progress": reporter.search,
+    }
+    result: api.CheckResult | api.VariantResult
     try:
-        result = api.check(
-            asked.scenario,
-            era=asked.era,
-            arch=asked.arch,
-            claims=asked.claims,
-            features=asked.features,
-            liveness=liveness,
-            fair_locks=asked.fair_locks and not unfair_locks,
-            steps=steps,
-            reduce=reduce,
-            threads=threads,
-            memory_mib=memory,
-            progress=reporter.search,
-        )
+        if changed is not None:
+            result = api.check_variant(changed, scenario, **how)
+        else:
+            result = api.check(asked.scenario, **how)
     finally:
         reporter.close()
-    if junit is not None:
+    if junit is not None and isinstance(result, api.CheckResult):
         write_junit(junit, result.junit())
     say(result.to_json() if as_json else result.text())
     raise typer.Exit(result.exit_code)

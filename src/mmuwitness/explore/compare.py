@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from mmuwitness.explore.explorer import Exploration, Schedule, explore
+from mmuwitness.explore.asking import Asking
+from mmuwitness.explore.explorer import Exploration, Schedule
 from mmuwitness.explore.programs import Folding, compiled_program
-from mmuwitness.explore.search import Progress
 from mmuwitness.explore.variant import Variant
 from mmuwitness.model.claims import Claim
-from mmuwitness.model.era import Era
 from mmuwitness.model.scenarios.scenario import Scenario
 
 
@@ -19,7 +19,8 @@ class Outcome:
     """What is kept of an exploration.  went_wrong: the place, if the model itself did.
 
     schedules: of what is violated or reached, by claim; "deadlock" and "error" beside them.
-    marks, fields: what the program has, reached or not."""
+    marks, fields: what the program has, reached or not.  symmetric, no_lassos: as of the
+    exploration."""
 
     digest: str
     states: int
@@ -32,6 +33,12 @@ class Outcome:
     schedules: dict[str, Schedule]
     marks: frozenset[str]
     fields: frozenset[str]
+    symmetric: tuple[str, ...]
+    no_lassos: str
+
+    @property
+    def decided(self) -> bool:
+        return self.complete and not self.no_lassos
 
     @property
     def violated(self) -> list[str]:
@@ -100,6 +107,8 @@ def outcome_of(found: Exploration, claims: Sequence[Claim]) -> Outcome:
         schedules,
         frozenset(found.compiled.marks),
         frozenset(found.compiled.fields),
+        tuple(found.symmetric),
+        found.no_lassos,
     )
 
 
@@ -108,41 +117,33 @@ class Comparer:
     """What two explorations of a scenario have in common."""
 
     variant: Variant
-    era: Era
-    arch: str
-    claims: Sequence[Claim]
-    folding: Folding
-    threads: int
-    memory_limit_bytes: int
-    progress: Callable[[Progress], None] | None = None
+    how: Asking
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        return self.how.claims_of_all()
 
     def touched(self, scenario: Scenario) -> frozenset[str]:
-        unchanged, _ = compiled_program(scenario, self.era, self.arch, self.folding)
-        return frozenset(self.variant.touched(unchanged, self.era, self.arch))
-
-    def explore(self, scenario: Scenario) -> Exploration:
-        return explore(
-            scenario,
-            self.era,
-            self.arch,
-            folding=self.folding,
-            threads=self.threads,
-            memory_limit_bytes=self.memory_limit_bytes,
-            progress=self.progress,
-        )
+        """What is run does not depend on what is reduced or asked for, and takes less time so."""
+        folding = Folding(every=self.how.every)
+        unchanged, _ = compiled_program(scenario, self.how.era, self.how.arch, folding)
+        return frozenset(self.variant.touched(unchanged, self.how.era, self.how.arch))
 
     def compare(self, scenario: Scenario) -> tuple[Comparison, Exploration]:
         """Both outcomes, and the changed one at length."""
         if scenario.name in self.variant.scenarios:
             return self.explore_own(scenario)
-        unchanged = outcome_of(self.explore(scenario), self.claims)
-        found = self.explore(self.variant.scenario(scenario, self.arch))
+        unchanged = outcome_of(self.how.explore(scenario), self.claims)
+        found = self.explore_changed(scenario)
         touched = self.touched(scenario)
         return Comparison(scenario, touched, unchanged, outcome_of(found, self.claims)), found
 
+    def explore_changed(self, scenario: Scenario) -> Exploration:
+        return self.how.explore(self.variant.scenario(scenario, self.how.arch), scenario)
+
     def explore_own(self, scenario: Scenario) -> tuple[Comparison, Exploration]:
         """A scenario of the file, on the changed model."""
-        found = self.explore(self.variant.scenario(scenario, self.arch))
+        found = self.explore_changed(scenario)
         outcome = outcome_of(found, self.claims)
-        touched = frozenset(self.variant.run_by(found.compiled, self.arch))
+        touched = frozenset(self.variant.run_by(found.compiled, self.how.arch))
         return Comparison(scenario, touched, outcome, outcome, own=True), found

@@ -24,7 +24,7 @@ from mmuwitness.model.bugs.bug import known_scenario
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.functions import functions
 from mmuwitness.model.host import ARCHES, Host, find_arch
-from mmuwitness.model.scenarios import SCENARIOS
+from mmuwitness.model.scenarios import LARGE, SCENARIOS
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.model.sizes import Sizes
 from mmuwitness.process.errors import ProcessError
@@ -68,9 +68,10 @@ class Variant:
 
     def find_scenario(self, name: str) -> Scenario:
         """The file's own, or one of the model; UnknownName lists what exists."""
-        if name not in self.scenarios and name not in SCENARIOS:
-            raise UnknownName("scenario", name, [*self.scenarios, *SCENARIOS])
-        return self.scenarios.get(name) or SCENARIOS[name]
+        known = {**SCENARIOS, **LARGE, **self.scenarios}
+        if name not in known:
+            raise UnknownName("scenario", name, [*self.scenarios, *SCENARIOS, *LARGE])
+        return known[name]
 
     def scenario(self, scenario: Scenario, arch: str) -> Scenario:
         """The scenario on the changed model, under a name of its own: no cache takes the one for

@@ -30,18 +30,24 @@ def mutants_text(function: str, kernel: str, judged: Sequence[Judged]) -> str:
 def says(each: Judged) -> str:
     last = each.judgements[-1]
     if each.caught:
-        return f"{last.by}, in {last.place.scenario.name}"
+        where = last.place.scenario.name
+        there = "" if last.place.arch == each.judgements[0].place.arch else last.place.arch
+        return f"{last.by}, in {where} on {there}" if there else f"{last.by}, in {where}"
     if each.alike:
         return "the same program"
     whole = "" if each.complete else ", not complete"
-    return f"no verdict changes in {len(each.judgements)} scenarios{whole}"
+    return f"no verdict changes in {len(scenarios([each]))} scenarios{whole}"
+
+
+def scenarios(judged: Sequence[Judged]) -> set[str]:
+    return {one.place.scenario.name for each in judged for one in each.judgements}
 
 
 def bounds(judged: Sequence[Judged]) -> list[str]:
-    scenarios = {one.place.scenario.name for each in judged for one in each.judgements}
+    asked = len(scenarios(judged))
     states = sum(one.states for each in judged for one in each.judgements)
     return wrap(
-        f"{len(scenarios)} scenarios, {states:,} states; of a change no more is asked after the"
+        f"{asked} scenarios, {states:,} states; of a change no more is asked after the"
         " first broken claim, deadlock or error of the model.  Every interleaving, sequentially"
         " consistent.  No verdict changed: not needed within these bounds, for these claims.",
         "",
@@ -62,7 +68,8 @@ def mutants_json(function: str, kernel: str, judged: Sequence[Judged]) -> dict[s
                 "caught": each.caught,
                 "same_program": each.alike,
                 "says": says(each),
-                "scenarios": len(each.judgements),
+                "arches": list(dict.fromkeys(one.place.arch for one in each.judgements)),
+                "scenarios": len(scenarios([each])),
                 "complete": each.complete,
             }
             for each in judged

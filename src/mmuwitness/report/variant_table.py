@@ -9,7 +9,16 @@ from typing import Any
 from mmuwitness.explore.compare import Comparer, Comparison, Outcome
 from mmuwitness.explore.explorer import Exploration, Schedule
 from mmuwitness.explore.schedule_id import format_schedule
-from mmuwitness.report.check_report import CAUTION, HOLDS, INCONCLUSIVE, VIOLATED, WHY, check_text
+from mmuwitness.report.check_report import (
+    CAUTION,
+    FAIR,
+    FAIR_LOCKS,
+    HOLDS,
+    INCONCLUSIVE,
+    VIOLATED,
+    WHY,
+    check_text,
+)
 from mmuwitness.report.text import wrap
 from mmuwitness.report.witness import replay_command
 
@@ -21,7 +30,7 @@ def exit_code(compared: Sequence[Comparison]) -> int:
     outcomes = [each.changed for each in compared]
     if any(outcome.violated or outcome.deadlock for outcome in outcomes):
         return VIOLATED
-    return HOLDS if all(outcome.complete for outcome in outcomes) else INCONCLUSIVE
+    return HOLDS if all(outcome.decided for outcome in outcomes) else INCONCLUSIVE
 
 
 def variant_text(asked: Comparer, compared: Sequence[Comparison], scenarios: int) -> str:
@@ -32,7 +41,7 @@ def variant_text(asked: Comparer, compared: Sequence[Comparison], scenarios: int
     if compared:
         lines += ["", *bounds(asked, compared)]
     if exit_code(compared) == VIOLATED:
-        lines += ["", *wrap(CAUTION.format(arch=asked.arch, era=asked.era), "")]
+        lines += ["", *wrap(CAUTION.format(arch=asked.how.arch, era=asked.how.era), "")]
     return "\n".join(lines)
 
 
@@ -88,17 +97,17 @@ def headline(asked: Comparer, compared: Sequence[Comparison], scenarios: int) ->
     if compared and scenarios > 1:
         own = sum(each.own for each in compared)
         told = [f"{len(compared) - own} of {scenarios - own} scenarios run what it changes"]
-        if not asked.variant.names(asked.arch):
+        if not asked.variant.names(asked.how.arch):
             told = []
         told += [f"{own} of its own"] if own else []
         says += f" ({'; '.join(told)})"
-    return wrap(f"{asked.variant.path} on {asked.arch}, {asked.era}: {says}", "")
+    return wrap(f"{asked.variant.path} on {asked.how.arch}, {asked.how.era}: {says}", "")
 
 
 def not_run(asked: Comparer, compared: Sequence[Comparison]) -> list[str]:
     """What of the change has no part in the result."""
     run = frozenset[str]().union(*(each.touched for each in compared))
-    idle = [name for name in asked.variant.names(asked.arch) if name not in run]
+    idle = [name for name in asked.variant.names(asked.how.arch) if name not in run]
     text = f"Without effect here, unless the change itself calls or reads it: {', '.join(idle)}."
     lines = wrap(text, "") if idle else []
     gone = sorted(set[str]().union(*(each.gone for each in compared)))
@@ -111,10 +120,13 @@ def cell(outcome: Outcome) -> list[str]:
     problems = [*outcome.violated, *(["deadlock"] if outcome.deadlock else [])]
     says = [f"violates {problems[0]}", *(f"  {p}" for p in problems[1:])] if problems else []
     if not problems:
-        says = ["every claim holds" if outcome.complete else "undecided"]
-    if not outcome.complete:
+        says = ["every claim holds" if outcome.decided else "undecided"]
+    if not outcome.decided:
         says.append("NOT COMPLETE")
-    return [*says, f"{outcome.states:,} states, depth {outcome.depth}"]
+    says.append(f"{outcome.states:,} states, depth {outcome.depth}")
+    if outcome.symmetric:
+        says.append(f"up to symmetry of {' and '.join(outcome.symmetric)}")
+    return says
 
 
 def differences(compared: Sequence[Comparison]) -> list[str]:
@@ -145,12 +157,17 @@ def differences(compared: Sequence[Comparison]) -> list[str]:
 def bounds(asked: Comparer, compared: Sequence[Comparison]) -> list[str]:
     lines = ["Bounds:"]
     for each in compared:
-        stops = {WHY.get(o.stopped, o.stopped) for o in (each.unchanged, each.changed) if o.stopped}
+        both = (each.unchanged, each.changed)
+        stops = {WHY.get(o.stopped, o.stopped) for o in both if o.stopped}
+        stops |= {f"liveness: {o.no_lassos}" for o in both if o.no_lassos}
         kept = f"NOT COMPLETE ({', '.join(sorted(stops))})" if stops else "complete"
         lines += wrap(f"{each.scenario.name}: {kept}: {each.scenario.bounds}", "  ")
     names = ", ".join(claim.name for claim in asked.claims)
     lines += wrap(f"Claims asked: {names}.", "")
-    return [*lines, "Sequentially consistent; every interleaving of the steps above."]
+    lines.append("Sequentially consistent; every interleaving of the steps above.")
+    if any(claim.kind == "eventually" for claim in asked.claims):
+        lines += wrap(FAIR + FAIR_LOCKS[asked.how.fair_locks], "")
+    return lines
 
 
 def variant_json(asked: Comparer, compared: Sequence[Comparison]) -> dict[str, Any]:
@@ -158,10 +175,11 @@ def variant_json(asked: Comparer, compared: Sequence[Comparison]) -> dict[str, A
         "schema": 1,
         "variant": asked.variant.path,
         "digest": asked.variant.digest,
-        "kernel": str(asked.era),
-        "arch": asked.arch,
+        "kernel": str(asked.how.era),
+        "arch": asked.how.arch,
         "features": list(asked.variant.features),
         "memory_order": "sequentially consistent",
+        "fair_locks": asked.how.fair_locks,
         "scenarios": [
             {
                 "scenario": each.scenario.name,
@@ -184,6 +202,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         "states": outcome.states,
         "edges": outcome.edges,
         "depth": outcome.depth,
+        "symmetric": list(outcome.symmetric),
         "claims": outcome.verdicts,
         "witnesses": {name: format_schedule(s) for name, s in outcome.schedules.items()},
     }

@@ -13,10 +13,17 @@ from typing import Any
 from mmuwitness.model.state import Bounded, World
 from mmuwitness.process.calls import iteration
 from mmuwitness.process.cfg import Builder
-from mmuwitness.process.ir import Block, Reg
+from mmuwitness.process.ir import Block, Context, Op, Reg
 from mmuwitness.process.language import Source, number_of, qualified_name
 from mmuwitness.process.statements import Loop
-from mmuwitness.process.values import Const, Dyn, Folded
+from mmuwitness.process.values import Const, Dyn, Folded, Place
+
+WINDOW_OPENS = "kvm.kvm_main.kvm_mmu_notifier_invalidate_range_start"
+"""Windows that zap nothing are counted: where this is entered and left is known to the machine
+code."""
+
+LAST_PLACE = 15
+"""Of the places of a syntax node where a step may begin, the one that nothing else uses."""
 
 UNROLLED_MAX = 8
 """A loop over more numbers than that is a loop of the machine code."""
@@ -36,13 +43,31 @@ class ManyBuilder(Builder):
         self.priced = priced
         self.stands_for = {qualified_name(made): name for name, made in overrides.items()}
 
+    def access(self, code: str, place: Place, node: ast.AST, **parts: Any) -> Op:
+        """A lock takes time, too, once it is held."""
+        op = super().access(code, place, node, **parts)
+        if code == "acquire":
+            self.spend(f"lock {place.field.key}", node)
+        return op
+
+    def spend(self, name: str, node: ast.AST) -> None:
+        if name in self.priced:
+            self.emit("spend", node, extra=name, site=self.site(node, LAST_PLACE))
+
+    def inline(
+        self, source: Source, context: Context, values: Any, keywords: Any, node: ast.AST
+    ) -> Folded:
+        result = super().inline(source, context, values, keywords, node)
+        if source.name == WINDOW_OPENS:
+            self.emit("leave", node)
+        return result
+
     def entered(self, source: Source) -> None:
         """Counted where it is entered; then time passes, with the locks that the caller holds.
         What stands in the place of a function has its name."""
         name = self.stands_for.get(source.name, source.name)
         self.emit("count", source.tree, extra=name)
-        if name in self.priced:
-            self.emit("spend", source.tree, extra=name, site=self.site(source.tree))
+        self.spend(name, source.tree)
 
     def stmt_For(self, node: ast.For) -> None:
         over = self.expr(node.iter)

@@ -3,7 +3,8 @@
     code = op(tables, frame, context)
 
 tables: addresses, first of the counters and of the costs, then of the array of each field that the
-program uses.  frame: the pc, then a word for each register that is live where some step begins.
+program uses.  frame: the pc, whether an SPTE was zapped since the window was opened, then a word
+for each register that is live where some step begins.
 context: see `Context`.  What differs from `process.lower` is where state is; operations, steps and
 errors are the same.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from mmuwitness.model.kvm.kvm_host import KVM
 from mmuwitness.model.state import Field, Lock
 from mmuwitness.model.state import Sequence as SequenceKind
 from mmuwitness.process.ir import Block, Op, Operand, Reg
@@ -21,6 +23,7 @@ from mmuwitness.process.lower import BLOCKED, DONE, STEPPED, Body, local_registe
 from mmuwitness.process.lowered import Lowered
 from mmuwitness.process.steps import Steps
 from mmuwitness.simulate.arrays import WRITER, ArrayWorld
+from mmuwitness.simulate.builder import WINDOW_OPENS
 
 
 class Context(IntEnum):
@@ -36,6 +39,9 @@ class Context(IntEnum):
     CHOICE = 4
     AGAIN = 5
 
+
+PC, ZAPPED, REGISTERS = 0, 1, 2
+"""Words of a frame: the pc, whether something was zapped, the first register."""
 
 COUNTS, COSTS, FIELDS = 0, 1, 2
 """Positions in the tables: counters, costs, the first field."""
@@ -78,7 +84,7 @@ class Operation:
 
     @property
     def frame_words(self) -> int:
-        return 1 + len(self.registers)
+        return REGISTERS + len(self.registers)
 
 
 def lower_operation(
@@ -90,7 +96,7 @@ def lower_operation(
 ) -> tuple[Operation, str]:
     """An operation and its LLVM text, as `@op<number>`."""
     live = dict.fromkeys(reg for boundary in steps.boundaries for reg in boundary.live)
-    registers = {reg: 1 + position for position, reg in enumerate(live)}
+    registers = {reg: REGISTERS + position for position, reg in enumerate(live)}
     arguments = {reg.name: at for reg, at in registers.items() if not reg.context}
     made = Operation(steps.process.name, parameters, steps, registers, arguments)
     header = f"define i64 @op{number}(ptr %tables, ptr %frame, ptr %aux)"
@@ -137,7 +143,7 @@ class ArrayBody(Body):
         self.ends(block)
 
     def save(self, pc: int) -> None:
-        self.store_word("%frame", 0, pc)
+        self.store_word("%frame", PC, pc)
         if pc < self.steps.done:
             for reg in self.steps.boundaries[pc].live:
                 self.store_word("%frame", self.registers[reg], self.f.get(reg))
@@ -187,7 +193,25 @@ class ArrayBody(Body):
 
     def op_store(self, op: Op) -> None:
         assert op.field is not None
-        self.store_at(op.field, op.args[0], self.operand(op.args[1]))
+        code = self.operand(op.args[1])
+        if op.field is KVM.spte:
+            self.watch_zap(op, code)
+        self.store_at(op.field, op.args[0], code)
+
+    def watch_zap(self, op: Op, code: str) -> None:
+        """An SPTE that was present and is not any more."""
+        sizes = self.tables.world.sizes
+        present = next(s for name, _, s, _ in KVM.spte.kind.parts(sizes) if name == "present")
+        old = self.load_element(KVM.spte, op.args[0])
+        gone = self.f.bin("and", old, self.f.bin("xor", code, -1))
+        zapped = self.f.bin("and", self.f.bin("lshr", gone, present), 1)
+        self.count("spte zapped", zapped)
+        before = self.load_word("%frame", ZAPPED)
+        self.store_word("%frame", ZAPPED, self.f.bin("or", before, zapped))
+
+    def op_leave(self, op: Op) -> None:
+        """A window is open: did that zap anything?"""
+        self.count("window empty", self.f.bin("xor", self.load_word("%frame", ZAPPED), 1))
 
     # -- locks and sequences ---------------------------------------------------------------
 
@@ -265,6 +289,8 @@ class ArrayBody(Body):
 
     def op_count(self, op: Op) -> None:
         self.count(op.extra)
+        if op.extra == WINDOW_OPENS:
+            self.store_word("%frame", ZAPPED, 0)
 
     def op_cover(self, op: Op) -> None:
         self.count(f"mark {op.extra}")

@@ -12,7 +12,6 @@ simulator's own:
     window empty               invalidate_range_start() that zapped nothing
     spte zapped, flush ipi     SPTEs, and vCPUs that a flush had to interrupt
     guest touches              accesses of guests
-    ksm checksum               pages hashed by ksmd; ksm comparison: pages compared with memcmp()
     ksm read again             merged pages that their guest read after the merge, each once
     ksm unmerged               KSM pages that a write, or MADV_UNMERGEABLE, took a mapping from
     memory saved pages         a gauge: pages that need no memory of their own, at the end
@@ -30,7 +29,7 @@ DO_NOTHING = "nothing"
 
 EXITS = "kvm.vcpu.handle_exit"
 START = "kvm.kvm_main.kvm_mmu_notifier_invalidate_range_start"
-MERGES = "mm.ksm.stable_tree_append"
+MERGES = "mm.ksm.replace_page"
 SAVED = "memory saved pages"
 PAGE_BYTES = 4096
 

@@ -15,6 +15,7 @@ from mmuwitness.model.kvm.kvm_main import (
     hva_to_pfn,
     kvm_flush_remote_tlbs,
     kvm_release_pfn_clean,
+    kvm_set_pfn_dirty,
     mmu_invalidate_retry,
     mmu_invalidate_retry_gfn,
 )
@@ -26,7 +27,10 @@ from mmuwitness.model.primitives import atomic, feature, trace, write_lock
 class Arch:
     """Defaults shared by most.  name: as given on the command line; kernel_arch: as in era rows;
     notifier and change_pte: features that say whether KVM there has them at all; has_private_mem:
-    guests may have private memory."""
+    guests may have private memory; frees_tables: ->release() frees the tables, not only what they
+    map; frees_by_rcu: who walks them without mmu_lock is waited for; has_hptes: leaves have locks
+    of their own, and faults ask for retry under these instead of mmu_lock;
+    logs_by_write_protection: that is how the dirty log learns of writes."""
 
     name = ""
     kernel_arch = ""
@@ -36,6 +40,10 @@ class Arch:
     maps_reads_writable = False
     retries_in_host = False
     has_private_mem = False
+    frees_tables = False
+    frees_by_rcu = False
+    has_hptes = False
+    logs_by_write_protection = True
 
     def applies(self, era: Era) -> bool:
         """False where this MMU does not exist, or does not subscribe to MMU notifiers."""
@@ -129,7 +137,11 @@ class Arch:
         self.log_fault(kvm, fault)
 
     def log_fault(self, kvm, fault):
-        """mmu_lock is held, so the log is not read between the leaf and this."""
+        """mmu_lock is held, so the log is not read between the leaf and this, and no window opens
+        that would zap the leaf.  The page is dirty before a guest can have written to it.  (On
+        powerpc-hv only after mmu_lock was dropped, but while it is referenced.)"""
+        if kvm.mm.frees_lazily and fault.map_writable:
+            kvm_set_pfn_dirty(kvm, fault.page)
         if kvm.logs_dirty_pages and fault.map_writable:
             mark_page_dirty_in_slot(kvm, fault.gfn, fault.logged)
 

@@ -32,10 +32,10 @@ class Powerpc(Arch):
 
 
 class PowerpcHv(Powerpc):
-    """book3s_hv: kvmppc_create_pte() checks for retry under mmu_lock."""
+    """book3s_hv with a radix page table: kvmppc_create_pte() checks for retry under mmu_lock."""
 
     name = "powerpc-hv"
-    notifier = "powerpc_hv_notifier"
+    notifier = "powerpc_hv_radix"
 
 
 class PowerpcPr(Powerpc):

@@ -7,13 +7,17 @@ from mmuwitness.model.arch.x86_spte import (
     kvm_mmu_changed_pte_notifier_make_spte,
     make_spte,
     mark_spte_aged,
+    mmu_spte_clear_track_bits,
     spte_can_locklessly_be_made_writable,
 )
 from mmuwitness.model.arch.x86_tdp import (
     invalidates_roots,
     kvm_mmu_reload,
     kvm_mmu_zap_all_fast,
+    kvm_tdp_mmu_age_gfn_range,
     kvm_tdp_mmu_unmap_gfn_range,
+    tdp_mmu_link_sp,
+    tdp_mmu_unlink_sp,
 )
 from mmuwitness.model.kvm.dirty_log import mark_page_dirty_in_slot
 from mmuwitness.model.kvm.guest_memfd import kvm_gmem_get_pfn
@@ -60,6 +64,11 @@ class X86(Arch):
     def map(self, kvm, fault):
         spte = make_spte(kvm, fault.gfn, fault.page, fault.map_writable, fault.logged)
         kvm.spte[fault.gfn] = spte
+
+    def zap_leaf(self, kvm, gfn):
+        if kvm.mm.frees_lazily:
+            mmu_spte_clear_track_bits(kvm, kvm.spte[gfn])
+        Arch.zap_leaf(self, kvm, gfn)
 
     def spte_write_protect(self, kvm, gfn, pt_protect):
         """For the dirty log the SPTE stays MMU-writable.  A TLB may have it writable as long as it
@@ -188,7 +197,7 @@ class X86Shadow(X86):
         for gfn in kvm.gfns:
             if range.start <= gfn and gfn < range.end:
                 if kvm.spte[gfn].present:
-                    kvm.spte[gfn] = Spte()
+                    self.zap_leaf(kvm, gfn)
                     flush = True
                 if rwlock_needbreak(kvm):
                     if flush:
@@ -236,6 +245,7 @@ class X86Tdp(X86):
     name = "x86-tdp"
     absent = "no TDP MMU in this KVM"
     has_private_mem = True
+    frees_by_rcu = True
 
     def has_fast_page_fault(self):
         return feature.x86_tdp_fast_page_fault
@@ -251,6 +261,11 @@ class X86Tdp(X86):
             kvm.spte[gfn] = mark_spte_aged(kvm, spte)
             return True
         return False
+
+    def kvm_age_gfn(self, kvm, range):
+        if not kvm.frees_by_rcu:
+            return X86.kvm_age_gfn(self, kvm, range)
+        return kvm_tdp_mmu_age_gfn_range(kvm, range)
 
     def looks_at_mmu_writable(self):
         """Since commit 7c8a4742c4ab ("KVM: x86/mmu: Fix write-protection of PTs mapped by the TDP
@@ -283,7 +298,8 @@ class X86Tdp(X86):
             if not old.present or (old.page is fault.page and not old.write):
                 if huge:
                     self.map_huge(kvm, fault)
-                else:
+                    tdp_mmu_unlink_sp(kvm, self.table_of(kvm, fault.gfn))
+                elif tdp_mmu_link_sp(kvm, self.table_of(kvm, fault.gfn)):
                     self.map(kvm, fault)
 
     def map_in_invalid_root(self, kvm, fault):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mmuwitness.model.kvm.dirty_log import mark_page_dirty_in_slot
 from mmuwitness.model.kvm.kvm_host import Spte
+from mmuwitness.model.kvm.kvm_main import kvm_set_pfn_dirty
 from mmuwitness.model.primitives import feature
 
 
@@ -18,10 +19,20 @@ def make_spte(kvm, gfn, page, host_writable, logged):
         write = False
     if kvm.logs_dirty_pages and write:
         mark_page_dirty_in_slot(kvm, gfn, logged)
+    if kvm.mm.frees_lazily and feature.x86_dirty_at_fault and write:
+        kvm_set_pfn_dirty(kvm, page)
     spte = Spte(present=True, write=write, page=page)
     if kvm.writable_bits:
         return spte.replace(host_writable=host_writable, mmu_writable=write)
     return spte
+
+
+def mmu_spte_clear_track_bits(kvm, old):
+    """A leaf is zapped.  Until commit aa85986e7150 ("KVM: x86/mmu: Mark folio dirty when creating
+    SPTE, not when zapping/modifying") in v6.13 its dirty bit goes to the page now, in the window of
+    whoever asks the page next.  (One that is writable counts as dirty: it is made so.)"""
+    if kvm.mm.frees_lazily and not feature.x86_dirty_at_fault and old.write:
+        kvm_set_pfn_dirty(kvm, old.page)
 
 
 def kvm_mmu_changed_pte_notifier_make_spte(kvm, old, page):

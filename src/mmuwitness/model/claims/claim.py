@@ -34,12 +34,13 @@ class Claim:
         owner = {
             "ptl": [host.mm],
             "mmap_lock": [host.mm, *host.children],
-            "mmu_lock": [host.kvm],
-            "mn_invalidate_lock": [host.kvm],
+            "page_lock": host.pages,
+            "mmu_lock": host.kvms,
+            "mn_invalidate_lock": host.kvms,
             "mutex": host.devices,
             "subscriptions": [each.notifier.subscriptions for each in host.devices],
         }
-        names = {"subscriptions": "lock"}
+        names = {"subscriptions": "lock", "page_lock": "lock"}
         return [(each, names.get(lock, lock)) for lock in self.locks for each in owner[lock]]
 
 

@@ -13,6 +13,7 @@ from mmuwitness.model.kvm.memslots import (
 from mmuwitness.model.mm.mm_types import (
     REFCOUNT_MAX,
     UNKNOWN,
+    pte_none,
     vma_allows,
 )
 from mmuwitness.model.state import Bounded
@@ -50,12 +51,39 @@ def defers_host_flushes(host: Any) -> bool:
     return bool(host.mm.defers_flushes and host.mm.host_thread)
 
 
+def frees_tables(host: Any) -> bool:
+    return bool(host.kvm.frees_tables or host.kvm.frees_by_rcu)
+
+
+def unregisters(host: Any) -> bool:
+    return bool(host.mm.unregisters)
+
+
 def has_zero_page(host: Any) -> bool:
     return host.mm.zero_page is not None
 
 
+def frees_lazily(host: Any) -> bool:
+    return bool(host.mm.frees_lazily)
+
+
+def writes_back(host: Any) -> bool:
+    return bool(host.mm.writes_back)
+
+
 def has_child(host: Any) -> bool:
     return bool(host.children)
+
+
+def has_hptes(host: Any) -> bool:
+    return bool(host.kvm.hptes)
+
+
+@always("", where=has_hptes)
+def seq_before_count_unlocked(host: Any) -> Any:
+    """Where faults look without mmu_lock: whoever finds mmu_invalidate_in_progress lowered finds
+    mmu_invalidate_seq bumped, be the lock free or not."""
+    return host.kvm.mmu_invalidate_in_progress >= host.kvm.unbumped
 
 
 @always("I3h", "mmap_lock", where=changes_vmas_under_threads)
@@ -119,6 +147,31 @@ def child_has_its_own(host: Any) -> Any:
             pte = child.pte[addr]
             if pte.present and pte.page.content != child.written[addr]:
                 return False
+    return True
+
+
+@always("I6f", "ptl", where=frees_lazily)
+def written_page_kept(host: Any) -> Any:
+    """What was written after MADV_FREE is not discarded: where no page is mapped any more, there
+    was nothing to keep, or zeros."""
+    mm = host.mm
+    for addr in mm.addresses:
+        pte = mm.pte[addr]
+        if pte_none(pte) and mm.written[addr] == 1:
+            return False
+    return True
+
+
+@always("I7d", "ptl", "page_lock", where=writes_back)
+def clean_page_saved(host: Any) -> Any:
+    """A page of a file of which neither the PTE nor the page itself is dirty holds what the disk
+    has: reclaim may drop it."""
+    mm = host.mm
+    for addr in mm.addresses:
+        pte = mm.pte[addr]
+        clean = pte.present and not pte.dirty and not pte.page.dirty
+        if clean and pte.page.content != mm.disk[addr]:
+            return False
     return True
 
 

@@ -57,6 +57,11 @@ X86: tuple[Feature, ...] = (
             note="the TDP MMU is on unless the module parameter turns it off"),
     Feature("x86_mmu_lock_rwlock", "531810caa9f4", "KVM: x86/mmu: Use an rwlock for the x86 MMU",
             since="v5.12", arches=("x86",), source=SOURCE, note="mmu_lock is an rwlock"),
+    Feature("x86_tdp_frees_by_rcu", "7cca2d0b7e7d",
+            "KVM: x86/mmu: Protect TDP MMU page table memory with RCU", since="v5.12",
+            arches=("x86",), source=PATCH,
+            note="a table page that is replaced is freed after a grace period (a backport to the "
+            "v5.10 series exists; its level was not read)"),
     Feature("x86_tdp_parallel_fault", "a2855afc7ee8",
             "KVM: x86/mmu: Allow parallel page faults for the TDP MMU",
             since="v5.12", arches=("x86",), source=SOURCE,
@@ -105,6 +110,10 @@ X86: tuple[Feature, ...] = (
             until_subject="KVM: x86/mmu: Grab mmu_invalidate_seq in kvm_faultin_pfn()",
             arches=("x86",), source=PATCH, withdrawn=("v6.1.50",),
             note="the fault's snapshot of mmu_invalidate_seq passes through an int"),
+    Feature("x86_dirty_at_fault", "aa85986e7150",
+            "KVM: x86/mmu: Mark folio dirty when creating SPTE, not when zapping/modifying",
+            since="v6.13", arches=("x86",), source=PATCH,
+            note="a page is dirty once an SPTE lets the guest write, not once that is zapped"),
     # The patch was read; its id and its release are from memory.
     Feature("x86_hugetlb_from_page_tables", "83f06fa7a6fd",
             "KVM: x86/mmu: Rely on host page tables to find HugeTLB mappings",

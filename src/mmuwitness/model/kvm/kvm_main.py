@@ -15,7 +15,7 @@ from mmuwitness.model.kvm.memslots import (
     memslot_state,
 )
 from mmuwitness.model.kvm.pfncache import gfn_to_pfn_cache_invalidate_start
-from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
+from mmuwitness.model.lib.srcutree import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.gup import get_user_page_fast_only, get_user_pages_unlocked
 from mmuwitness.model.mm.mm_types import Pte, is_zero_page, put_page
 from mmuwitness.model.mm.pfnmap import follow_pte, page_ref_dec_and_free
@@ -40,6 +40,7 @@ INSTALLS_WRITABLE = "change_pte installs a writable SPTE"
 ZAPS = "change_pte zaps a present SPTE"
 FLUSHES = "change_pte flushes remote TLBs"
 IN_INVALID_SLOT = "change_pte is handled in a memslot that is being deleted"
+WALKS_FREED = "a walk of the secondary MMU goes through tables that are freed"
 NOT_BRACKETED = "WARN_ON in kvm_mmu_notifier_change_pte()"
 
 
@@ -97,7 +98,8 @@ def kvm_mmu_invalidate_range_add(kvm, start, end):
 
 def kvm_mmu_invalidate_end(kvm, range):
     """mmu_lock is held.  The sequence first, then the count (smp_wmb between them pairs with the
-    smp_rmb in mmu_invalidate_retry): a fault that reads the count as 0 sees the new sequence."""
+    smp_rmb in mmu_invalidate_retry): a fault that reads the count as 0 sees the new sequence.  It
+    makes a difference to those that read without mmu_lock: see arch.powerpc_hpt."""
     kvm.mmu_invalidate_seq.bump()
     kvm.unbumped -= 1
     kvm.mmu_invalidate_in_progress -= 1
@@ -127,15 +129,18 @@ def __kvm_handle_hva_range(kvm, range):
 
 def kvm_lock_and_handle(kvm, range):
     """Kernels that elide the lock take it at the first memslot that is hit; nothing is touched
-    before, so it is asked first whether there will be one."""
+    before, so it is asked first whether there will be one.  Others count the window, and look at
+    the memslots then: a fault that does not see the count may be in any that they look at."""
     flush = False
     if range.elides_lock:
         slots = kvm_memslots(kvm)
         if hits_memslot(kvm, slots, range):
             with write_lock(kvm.mmu_lock):
+                range.on_lock(kvm, range)
                 flush = kvm_handle_memslots(kvm, slots, range)
     else:
         with write_lock(kvm.mmu_lock):
+            range.on_lock(kvm, range)
             flush = kvm_handle_memslots(kvm, kvm_memslots(kvm), range)
     return flush
 
@@ -144,7 +149,6 @@ def kvm_handle_memslots(kvm, slots, range):
     """mmu_lock is held, unless the walk is lockless.  True: a handler says so, be it that there is
     something to flush or that a page is young."""
     flush = False
-    range.on_lock(kvm, range)
     for slot in kvm.memslots:
         flush = kvm_handle_memslot(kvm, slots, slot, range) or flush
     if kvm.delays_flushes and range.flush_on_ret:
@@ -224,8 +228,11 @@ def kvm_mmu_notifier_invalidate_range_end(kvm, start, end):
 def kvm_mmu_notifier_release(kvm):
     """kvm_flush_shadow_all(): no vCPU runs, and none will."""
     idx = srcu_read_lock(kvm)
-    for slot in kvm.memslots:
-        kvm.arch.kvm_arch_flush_shadow_memslot(kvm, slot)
+    if kvm.frees_tables:
+        kvm.arch.kvm_arch_flush_shadow_all(kvm)
+    else:
+        for slot in kvm.memslots:
+            kvm.arch.kvm_arch_flush_shadow_memslot(kvm, slot)
     srcu_read_unlock(kvm, idx)
 
 
@@ -256,6 +263,9 @@ def kvm_change_spte_gfn(kvm, range):
         if feature.change_pte_skips_invalid_slot:
             return False
         cover(IN_INVALID_SLOT)
+    if kvm.hptes:
+        # faults map meanwhile, without mmu_lock: what the handler did is known to itself alone
+        return kvm.arch.kvm_set_spte_gfn(kvm, range)
     old = kvm.spte[range.start]
     flush = kvm.arch.kvm_set_spte_gfn(kvm, range)
     observe_change_pte(kvm, old, kvm.spte[range.start], flush)
@@ -356,6 +366,12 @@ def kvm_try_get_pfn(page):
             return False
         page.refcount += 1
     return True
+
+
+def kvm_set_pfn_dirty(kvm, page):
+    """The page is referenced, or a window over it is open.  (Asked where somebody cares.)"""
+    if kvm.mm.frees_lazily:
+        page.dirty = True
 
 
 def kvm_release_pfn_clean(kvm, page):

@@ -11,7 +11,7 @@ from mmuwitness.model.mm.mm_types import (
     try_get_page,
     walk_page_tables,
 )
-from mmuwitness.model.primitives import atomic, feature, read_lock, spin_lock
+from mmuwitness.model.primitives import atomic, feature, lock, read_lock, spin_lock, unlock
 
 
 def get_user_page_fast_only(mm, addr, write):
@@ -29,6 +29,9 @@ def follow_page(mm, addr, write):
     with spin_lock(mm.ptl):
         pte = mm.pte[addr]
         if pte.present and (pte.write or not write) and not (mm.maps_pfns and pte.special):
+            if mm.frees_lazily and write and not pte.dirty:
+                # FOLL_TOUCH: the caller is going to write
+                pte.page.dirty = True
             if not is_zero_page(mm, pte.page):
                 get_page(pte.page)
             elif not try_get_page(mm, pte.page):
@@ -57,7 +60,7 @@ def __get_user_pages_locked(mm, addr, write):
 
 def pin_user_pages_fast(mm, addr):
     """FOLL_PIN | FOLL_WRITE: a page that a device writes to, or None where that takes mmap_lock."""
-    if not feature.fork_write_protect_seq:
+    if not mm.forks or not feature.fork_write_protect_seq:
         return try_grab_page(mm, addr)
     with atomic("raw_read_seqcount: one word"):
         odd = mm.write_protect_seq.odd
@@ -84,6 +87,28 @@ def try_grab_page(mm, addr):
 def unpin_user_page(page):
     with atomic("a pin is a reference, counted in the same word"):
         page.pincount -= 1
+        put_page(page)
+
+
+def set_page_dirty_lock(page):
+    """mm/page-writeback.c."""
+    lock(page.lock)
+    page.dirty = True
+    unlock(page.lock)
+
+
+def blkdev_direct_io(mm, addr):
+    """block/fops.c: a disk is read into guest memory with O_DIRECT.  The page is found by GUP-fast,
+    which leaves the PTE clean; it is made dirty before the device writes.  (And again after it,
+    which only matters to who calls MADV_FREE meanwhile.)"""
+    page = get_user_page_fast_only(mm, addr, True)
+    if page is None:
+        with read_lock(mm.mmap_lock):
+            handle_mm_fault(mm, addr, True)
+    else:
+        set_page_dirty_lock(page)
+        with atomic("one write of a device"):
+            store(mm, page, addr)
         put_page(page)
 
 

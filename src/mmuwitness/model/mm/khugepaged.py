@@ -17,7 +17,7 @@ from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_start,
 )
 from mmuwitness.model.mm.rmap import page_add_new_anon_rmap, page_remove_rmap
-from mmuwitness.model.primitives import feature, spin_lock, trylock, unlock, write_lock
+from mmuwitness.model.primitives import feature, spin_lock, trace, trylock, unlock, write_lock
 
 
 def __collapse_huge_page_isolate(mm, addr):
@@ -48,6 +48,7 @@ def collapse_huge_page(mm, addr):
     mapping in the scenarios; the kernel holds anon_vma's lock against those who do.)"""
     first = alloc_huge_page(mm)
     if first is None:
+        trace("mm_collapse_huge_page", False)
         return
     second = nth_page(mm, first, 1)
     collapsed = False
@@ -73,6 +74,7 @@ def collapse_huge_page(mm, addr):
     if not collapsed:
         put_page(first)
         put_page(second)
+    trace("mm_collapse_huge_page", collapsed)
 
 
 def collapse_and_free_pmd(mm, addr):

@@ -88,6 +88,9 @@ def install_page(mm, addr, page, expected):
         if mm.pte[addr] == expected:
             page_add_new_anon_rmap(page, addr)
             lru_cache_add(page)
+            if mm.frees_lazily and mm.written[addr] == UNKNOWN:
+                # not before: what is mapped meanwhile may be written to, and freed lazily again
+                mm.written[addr] = page.content
             write = vma_allows(mm, addr, True)
             mm.pte[addr] = Pte(present=True, write=write, dirty=write, page=page)
             return
@@ -101,7 +104,7 @@ def do_anonymous_page(mm, addr, write):
         return
     page = alloc_page(mm)
     if page is not None:
-        if mm.written[addr] == UNKNOWN:
+        if not mm.frees_lazily and mm.written[addr] == UNKNOWN:
             mm.written[addr] = 0
         install_page(mm, addr, page, Pte())
 
@@ -152,6 +155,9 @@ def do_wp_page(mm, addr, pte, unshare):
     older ones copied less."""
     counts_ptes = mm.forks and not feature.wp_counts_references
     page = pte.page
+    if mm.writes_back:
+        wp_page_shared(mm, addr, pte)
+        return
     reuse = False
     if is_zero_page(mm, page):
         unlock(mm.ptl)
@@ -168,6 +174,20 @@ def do_wp_page(mm, addr, pte, unshare):
         get_page(page)
         unlock(mm.ptl)
         wp_page_copy(mm, addr, pte, unshare)
+
+
+def wp_page_shared(mm, addr, pte):
+    """A page of a file, mapped shared: nobody copies it.  ptl is held, and dropped here.
+    do_page_mkwrite() locks the page, so that it is not being written back."""
+    page = pte.page
+    get_page(page)
+    unlock(mm.ptl)
+    lock(page.lock)
+    with spin_lock(mm.ptl):
+        if mm.pte[addr] == pte:
+            wp_page_reuse(mm, addr, pte)
+    unlock(page.lock)
+    put_page(page)
 
 
 def wp_page_reuse(mm, addr, pte):

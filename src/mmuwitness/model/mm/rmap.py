@@ -42,6 +42,13 @@ def lru_cache_add(page):
     page.lru = True
 
 
+def folio_mark_lazyfree(page):
+    """mm/swap.c: to the inactive list of files, from which reclaim drops pages without swap."""
+    with atomic("lru_lock: nobody isolates the page meanwhile"):
+        if page.lru:
+            page.lazyfree = True
+
+
 def page_vma_mapped_walk(mm, addr, page, sync):
     """The PTE is peeked at without ptl and skipped if it is not present; with PVMW_SYNC the lock
     is taken in any case.  True: worth taking ptl."""
@@ -66,15 +73,59 @@ def try_to_unmap_one(mm, addr, page, sync, entry):
                     ptep_clear_flush(mm, addr)
                 if not bracketed and not feature.invalidate_page_after_ptl:
                     mmu_notifier_invalidate_page(mm, addr)
-                mm.pte[addr] = entry.replace(write=pte.write) if entry.migration else entry
-                page_remove_rmap(page, addr)
-                unmapped = True
+                if mm.frees_lazily and page.lazyfree and entry.swap:
+                    unmapped = discard_lazyfree(mm, addr, page, pte)
+                else:
+                    mm.pte[addr] = entry.replace(write=pte.write) if entry.migration else entry
+                    page_remove_rmap(page, addr)
+                    unmapped = True
         if unmapped and not bracketed and feature.invalidate_page_after_ptl:
             mmu_notifier_invalidate_page(mm, addr)
         if unmapped:
             put_page(page)
     if bracketed:
         mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
+
+
+def discard_lazyfree(mm, addr, page, pte):
+    """ptl is held, and the PTE clear.  The page goes with all that is in it, if nobody has written
+    to it since MADV_FREE; else the PTE is put back, and the page kept.  Since commit 6c8e2a256915
+    ("mm: fix race between MADV_FREE reclaim and blkdev direct IO read") in v5.18 nobody may refer
+    to it besides reclaim and the PTEs: who has it by GUP-fast, which reads the PTE again once it
+    has its reference (smp_mb here), may be about to write.  References are counted before the dirty
+    bit is read (smp_rmb): who drops one has set it before."""
+    if pte.dirty:
+        page.dirty = True
+    referenced = feature.lazyfree_counts_references and page.refcount != 1 + page.mapcount
+    if referenced or page.dirty:
+        mm.pte[addr] = pte
+        page.lazyfree = False
+        return False
+    page_remove_rmap(page, addr)
+    return True
+
+
+def page_vma_mkclean_one(mm, addr, page):
+    """The PTE that maps `page` is made clean, and read-only, so that the next write is a fault.
+    True: it was dirty, or could have become so."""
+    bracketed = feature.rmap_walk_bracketed
+    cleaned = False
+    if bracketed:
+        mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
+    if page_vma_mapped_walk(mm, addr, page, True):
+        with spin_lock(mm.ptl):
+            pte = mm.pte[addr]
+            if pte.present and pte.page is page and (pte.dirty or pte.write):
+                ptep_clear_flush(mm, addr)
+                if not bracketed and not feature.invalidate_page_after_ptl:
+                    mmu_notifier_invalidate_page(mm, addr)
+                mm.pte[addr] = pte.replace(write=False, dirty=False)
+                cleaned = True
+        if cleaned and not bracketed and feature.invalidate_page_after_ptl:
+            mmu_notifier_invalidate_page(mm, addr)
+    if bracketed:
+        mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
+    return cleaned
 
 
 def rmap_walk(mm, page, sync, entry):
@@ -147,14 +198,30 @@ def shrink_folio_list(mm, sync):
     """kswapd: a page is unmapped everywhere and freed once nobody else refers to it; with aging
     only if nobody has used it of late."""
     while True:
+        shrink_inactive_list(mm, sync)
+
+
+def shrink_inactive_list(mm, sync):
+    page = isolate_lru_page(mm)
+    if page is not None:
+        if trylock(page.lock):
+            if mm.ages_pages and folio_referenced(mm, page):
+                unlock(page.lock)
+                putback_lru_page(page)
+            else:
+                shrink_folio(mm, page, sync)
+        else:
+            putback_lru_page(page)
+
+
+def shrink_lazyfree_list(mm):
+    """kswapd on a host without swap: of anonymous pages only those that MADV_FREE has put on the
+    list of file pages are looked at."""
+    while True:
         page = isolate_lru_page(mm)
         if page is not None:
-            if trylock(page.lock):
-                if mm.ages_pages and folio_referenced(mm, page):
-                    unlock(page.lock)
-                    putback_lru_page(page)
-                else:
-                    shrink_folio(mm, page, sync)
+            if page.lazyfree and trylock(page.lock):
+                shrink_folio(mm, page, False)
             else:
                 putback_lru_page(page)
 

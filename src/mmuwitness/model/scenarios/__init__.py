@@ -16,6 +16,7 @@ from mmuwitness.model.scenarios.huge import HUGE
 from mmuwitness.model.scenarios.ksm import KSM
 from mmuwitness.model.scenarios.large import LARGE as LARGE_TABLE
 from mmuwitness.model.scenarios.liveness import LIVENESS
+from mmuwitness.model.scenarios.madvise import MADVISE
 from mmuwitness.model.scenarios.memslots import MEMSLOTS
 from mmuwitness.model.scenarios.mprotect import MPROTECT
 from mmuwitness.model.scenarios.mremap import MREMAP
@@ -25,13 +26,14 @@ from mmuwitness.model.scenarios.private import PRIVATE
 from mmuwitness.model.scenarios.rmap import RMAP
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.model.scenarios.uprobes import UPROBES
+from mmuwitness.model.scenarios.vms import VMS
 from mmuwitness.model.scenarios.yields import YIELDS
 from mmuwitness.model.scenarios.zap import ZAP
 
 TABLES = (
-    *(KSM, COW, UPROBES, ZAP, RMAP, MPROTECT, FORK, MREMAP, HUGE, YIELDS),
+    *(KSM, COW, UPROBES, ZAP, RMAP, MADVISE, MPROTECT, FORK, MREMAP, HUGE, YIELDS),
     *(MEMSLOTS, DIRTY_LOG, AGING, PFNCACHE, PRIVATE),
-    *(HMM, OOM, EXIT, LIVENESS),
+    *(HMM, OOM, EXIT, VMS, LIVENESS),
 )
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}

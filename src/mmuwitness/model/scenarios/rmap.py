@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.mm import memory, migrate, mprotect, rmap
+from mmuwitness.model.mm import gup, memory, migrate, mprotect, page_writeback, rmap
 from mmuwitness.model.scenarios.scenario import (
     ONE_GFN,
     Actor,
@@ -80,6 +80,15 @@ RMAP = (
         {**ONE_GFN, "host_thread": True, "swap_cache": True},
     ),
     Scenario(
+        "writeback",
+        "Guest memory is a file, mapped shared, whose pages are written to disk while the guest"
+        " writes to them.",
+        "1 vCPU, 1 gfn, 1 page, any number of pages written back",
+        two_private_pages,
+        mm_actor("writeback", page_writeback.write_cache_pages),
+        {**ONE_GFN, "pages": 1, "writes_back": True},
+    ),
+    Scenario(
         "migrate",
         "Compaction moves guest pages.",
         "1 vCPU, 2 gfns in one table page, 4 pages, any number of migrations",
@@ -93,5 +102,16 @@ RMAP = (
         two_private_pages,
         mm_actor("kcompactd", migrate.migrate_pages, False),
         ONE_GFN,
+    ),
+    Scenario(
+        "migrate_dma",
+        "Compaction moves a page to which a device writes.",
+        "1 vCPU that reads, 1 gfn, 2 pages, any number of migrations, and of pins",
+        two_private_pages,
+        lambda host: [
+            Actor("kcompactd", migrate.migrate_pages, (host.mm, False)),
+            Actor("vfio", gup.vfio_dma, (host.mm,)),
+        ],
+        {**ONE_GFN, "written_gfns": 0},
     ),
 )

@@ -11,9 +11,9 @@ from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.claims import always_claims, eventually_claims
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host
-from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.vcpu import vcpu_run
 from mmuwitness.model.mm.mm_types import Pte
+from mmuwitness.model.scenarios.happens import what_happens
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Scenario:
         """Why there is nothing to explore on a kernel, or ""."""
         if not arch.applies(era):
             return f"{arch.name} has no MMU notifier in {era}'s KVM"
+        if self.sizes.get("logs_dirty_pages") and not arch.logs_by_write_protection:
+            return f"{arch.name} logs dirty pages in a way that {self.name} is not about"
         if self.requires and not era.has(self.requires, arch.kernel_arch):
             return f"{era} has no {self.requires}, which {self.name} is about"
         return ""
@@ -63,11 +65,12 @@ class Scenario:
         claims: bool = True,
         any_page_first: bool = False,
         liveness: bool = False,
+        happens: bool = False,
     ) -> Host:
         """A fresh host with its processes, and with the `always` claims or without any.
 
         any_page_first: searches of all pages, for a free one say, may begin at any of them.
-        liveness: with the `eventually` claims, too."""
+        liveness: with the `eventually` claims, too.  happens: with those that must be wrong."""
         host = Host(era.with_change(*self.changes), arch, **self.sizes)
         if any_page_first:
             host.mm.nr_first_pages = len(host.pages)
@@ -78,6 +81,7 @@ class Scenario:
         host.claims = [
             *(always_claims(host) if claims else ()),
             *(eventually_claims(host) if liveness else ()),
+            *(what_happens(self, host) if happens else ()),
         ]
         host.overrides.update(self.overrides)
         return host
@@ -110,8 +114,7 @@ def ksm_page_beside_private(host: Host) -> None:
 def private_beside_mapped_ksm_page(host: Host) -> None:
     """As private_beside_ksm_page; the second gfn is mapped already, and nobody touches it."""
     private_beside_ksm_page(host)
-    host.kvm.spte[1] = Spte(present=True, page=host.pages[1])
-    host.kvm.table[0] = True
+    host.map_guest_page(1, 1)
 
 
 def one_ksm_page(host: Host) -> None:

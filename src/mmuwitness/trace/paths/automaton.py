@@ -8,7 +8,7 @@ from mmuwitness.process.ir import Operand, Reg
 from mmuwitness.trace.paths.events import Recorded
 from mmuwitness.trace.paths.graph import Graph, Point, Word
 from mmuwitness.trace.paths.match import Matcher, Names, Seen
-from mmuwitness.trace.paths.observe import Label, Observer, of_run
+from mmuwitness.trace.paths.observe import EMULATED, GUEST_FAULT, Label, Observer, of_run
 
 Position = tuple[tuple[Label, ...], Point]
 """Labels that have to come first, and the point behind them."""
@@ -60,9 +60,9 @@ class Automaton:
                     continue
                 read: Callable[[Operand], Word] = self.reader(words)
                 for shown, outcome in self.observer.at(mark, read, after.outcome):
-                    visible = tuple(x for x in shown if self.recorded.shows(x.what, x.name))
+                    process = self.graph.names[after.process]
+                    visible = tuple(x for x in shown if self.shows(x, process))
                     if self.graph.runs[after.process]:
-                        process = self.graph.names[after.process]
                         visible = tuple(of_run(x, process) for x in visible)
                     behind = after._replace(outcome=outcome)
                     if visible:
@@ -71,6 +71,12 @@ class Automaton:
                         seen.add(behind)
                         stack.append(behind)
         return list(dict.fromkeys(labels)), ends
+
+    def shows(self, label: Label, process: str) -> bool:
+        """A filter may hide which accesses the VMM emulates, that is, all but their return."""
+        if process == EMULATED and label.name == GUEST_FAULT and self.recorded.hides_emulated:
+            return False
+        return self.recorded.shows(label.what, label.name)
 
     def reader(self, words: Mapping[Reg, Word]) -> Callable[[Operand], Word]:
         def read(operand: Operand) -> Word:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mmuwitness.trace.paths.match import SPTE_ACCESS, Seen
-from mmuwitness.trace.paths.observe import CALLS, FUNCTIONS, MODELLED
+from mmuwitness.trace.paths.observe import (
+    ABORT,
+    CALLERS_ONLY,
+    CALLS,
+    FUNCTIONS,
+    GUEST_FAULT,
+    MODELLED,
+)
 from mmuwitness.trace.tracepoints import NAMES
 
 if TYPE_CHECKING:
@@ -26,11 +33,6 @@ USER_EVENTS = ("kvm_entry", "kvm_exit", "page_fault_user", "tracing_mark_write")
 
 UNMODELLED: dict[str, str] = {
     "zap_page_range": "madvise, zapping",
-    "madvise_free_single_vma": "MADV_FREE",
-    "do_madvise": "madvise",
-    "try_to_unmap_one": "reclaim",
-    "page_vma_mkclean_one": "writeback",
-    "collapse_huge_page": "THP collapse",
     "collapse_pte_mapped_thp": "THP collapse",
     "retract_page_tables": "THP collapse",
     "do_huge_pmd_wp_page": "COW of a huge page",
@@ -62,7 +64,7 @@ WINDOW_STARTS = (
 PROBE_HITS_MIN = 3
 
 ALSO_READ = frozenset({"fast_page_fault"})
-FUNCTIONS_READ = FUNCTIONS | UNMODELLED.keys()
+FUNCTIONS_READ = (FUNCTIONS | UNMODELLED.keys()) - CALLERS_ONLY
 
 
 @dataclass
@@ -78,6 +80,8 @@ class Recorded:
     returns: Counter[int] = field(default_factory=Counter)  # of the fault handlers of x86
     subscribers: dict[int, set[int]] = field(default_factory=dict)  # mm: KVM's notifiers of it
     elsewhere: Counter[str] = field(default_factory=Counter)  # events that no process has
+    tasks: set[int] = field(default_factory=set)
+    guest_faults: int = 0  # events of arm64's tracepoint
     probes: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     """("enter" or "leave", function) -> the events that say so, with how often."""
 
@@ -88,6 +92,13 @@ class Recorded:
             if name in self.entered:
                 return "enter", name
         return "trace", "kvm_unmap_hva_range"
+
+    @property
+    def hides_emulated(self) -> bool:
+        """More aborts return than begin, by more than those that the trace begins in: its recorder
+        has filtered guest faults by their address."""
+        returns = max(self.probes.get(("leave", ABORT), Counter()).values(), default=0)
+        return returns > self.guest_faults + len(self.tasks)
 
     def repeats(self, what: str, function: str, event: str) -> bool:
         """Whether it is the event of a second probe on the function, that fires with the first.
@@ -125,8 +136,10 @@ def scan(trace: Trace) -> Recorded:
         for event, count in batch.events["event"].cast(str).value_counts().rows():
             if is_tracepoint(batch.tables.get(event), event):
                 recorded.tracepoints.add(event)
+                recorded.guest_faults += count if event == GUEST_FAULT else 0
                 if event not in MODELLED | ALSO_READ and not in_user_mode(event):
                     recorded.elsewhere[event] += count
+        recorded.tasks |= set(batch.events["pid"].unique())
         stacks = batch.events["stack"].drop_nulls()
         if len(stacks):
             recorded.on_stacks |= set(stacks.explode().drop_nulls().unique().to_list())

@@ -15,13 +15,17 @@ from mmuwitness.trace.paths.automaton import Automaton
 from mmuwitness.trace.paths.events import UNMODELLED, Recorded
 from mmuwitness.trace.paths.graph import ALONE, Graph, Spec, conform_host, fold_graph
 from mmuwitness.trace.paths.match import Matcher
-from mmuwitness.trace.paths.observe import EXIT, OUTSIDE, RELEASE, WANTED, Observer
+from mmuwitness.trace.paths.observe import EMULATED, EXIT, OUTSIDE, RELEASE, WANTED, Observer
 from mmuwitness.trace.paths.observe_arm64 import Stage2Observer
 from mmuwitness.trace.paths.rounds import (
+    cleans,
+    collapses,
     forks,
+    frees_lazily,
     migrates,
     moves,
     protects,
+    reclaims,
     releases,
     splits,
     zaps,
@@ -88,6 +92,9 @@ def graph_of(era: Era, arch: str) -> Graph:
     for subscribed in (True, False):
         specs += range_specs(era, arch, subscribed)
     specs += exit_specs(era, arch)
+    if arch == "arm64":
+        outside = conform_host(era, find_arch(arch), True, 1, layout=BEHIND_A_HOLE, read_gfns=1)
+        specs.append(Spec(EMULATED, vcpu_run, (outside.vcpus[0],), outside))
     one = conform_host(era, find_arch(arch), True, 1)
     specs.append(Spec(RELEASE, releases, (one.kvm,), one, {}, True))
     return fold_graph(specs, WANTED)
@@ -104,6 +111,8 @@ def range_specs(era: Era, arch: str, subscribed: bool) -> list[Spec]:
     host = conform_host(era, found, subscribed, 1)
     family = conform_host(era, found, subscribed, 1, forks=True)
     huge = conform_host(era, found, subscribed, 2, addresses=4, huge_pages=True)
+    free = conform_host(era, found, subscribed, 2, addresses=4, pages=2, huge_pages=True)
+    later = conform_host(era, found, subscribed, 1, defers_flushes=True)
     apart = conform_host(
         era, found, subscribed, 1, forks=True, addresses=1, layout=MEMSLOT_ELSEWHERE
     )
@@ -112,12 +121,20 @@ def range_specs(era: Era, arch: str, subscribed: bool) -> list[Spec]:
     return [
         Spec("madvise, zapping" + tail, zaps, (host.mm,), host, {zap: f"{zap}_single"}, True),
         Spec("madvise, zapping" + tail, zaps_of_huge, (huge.mm,), huge, {}, True),
+        Spec("MADV_FREE" + tail, frees_lazily, (host.mm,), host, {}, True),
         Spec("munmap" + tail, zaps, (host.mm,), host, {zap: "unmap_vmas"}, True),
         Spec("mprotect, or NUMA balancing" + tail, protects, (host.mm,), host, {}, True),
         Spec("mremap" + tail, moves, (host.mm,), host, {}, True),
         Spec("fork" + tail, forks, (*family.children, family.mm), family, {}, True),
         Spec("fork" + tail, forks, (*apart.children, apart.mm), apart, {}, True),
         Spec("THP split" + tail, splits, (huge.mm,), huge, {}, True),
+        Spec("THP collapse" + tail, collapses, (free.mm,), free, {}, True),
+        Spec("reclaim" + tail, reclaims, (host.mm,), host),
+        Spec("reclaim" + tail, reclaims, (later.mm,), later),
+        Spec("reclaim" + tail, reclaims, (host.mm,), host, {}, True),
+        Spec("reclaim" + tail, reclaims, (later.mm,), later, {}, True),
+        Spec("writeback" + tail, cleans, (host.mm,), host),
+        Spec("writeback" + tail, cleans, (host.mm,), host, {}, True),
         Spec("page migration" + tail, migrates, (host.mm,), host, MIGRATES),
         Spec("page migration" + tail, migrates, (host.mm,), host, MIGRATES, True),  # of a large one
     ]
@@ -134,5 +151,8 @@ def exit_specs(era: Era, arch: str) -> list[Spec]:
 
 MEMSLOT_ELSEWHERE = ((0, 1, 1),)
 """In none of the addresses that are copied: those of another VMA."""
+
+BEHIND_A_HOLE = ((1, 0, 1),)
+"""The first gfn is in no memslot; the guest accesses no other."""
 
 MIGRATES = {"try_to_unmap_one": "try_to_migrate_one"}

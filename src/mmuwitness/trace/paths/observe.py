@@ -65,6 +65,11 @@ LOOK_UP = (
     *("direct_page_fault", "kvm_tdp_page_fault", "paging64_page_fault"),
 )
 
+MADVISE = ("do_madvise", "madvise_vma_behavior")
+MKCLEAN = ("page_mkclean_one",)
+CALLERS_ONLY = frozenset((*MADVISE, *MKCLEAN))
+"""Known as callers, where what they call is inlined: a call of theirs is no part of a process."""
+
 # fmt: off
 ROWS = (
     # mm/ksm.c
@@ -81,11 +86,16 @@ ROWS = (
     # the last user of the address space may be any task, which a probe's filter hides
     Call("exit_mmap", inlined=("unmap_vmas",)),
     Call("copy_page_range", kernel=("copy_page_range",), callers=("dup_mmap",)),
+    # mm/madvise.c, mm/khugepaged.c
+    Call("madvise_free_single_vma", kernel=("madvise_free_single_vma",), inlined=MADVISE),
+    Call("collapse_huge_page", ADDR, {}, ("collapse_huge_page",)),
     # mm/mprotect.c, mm/mremap.c, mm/huge_memory.c, mm/rmap.c
     Call("change_protection", kernel=("change_protection",), inlined=("change_pmd_range",),
          callers=("change_prot_numa", "task_numa_work")),
     Call("move_page_tables", kernel=("move_page_tables",)),
     Call("__split_huge_pmd", kernel=("__split_huge_pmd",)),
+    Call("try_to_unmap_one", ADDR, {}, ("try_to_unmap_one",)),
+    Call("page_vma_mkclean_one", kernel=("page_vma_mkclean_one",), inlined=MKCLEAN),
     Call("try_to_migrate_one", ADDR, {}, ("try_to_migrate_one",), callers=LOOK_UP),
     # mm/mmu_notifier.c, mm/pgtable-generic.c
     Call("mmu_notifier_invalidate_range_start", RANGE, NO_ERROR,
@@ -132,6 +142,8 @@ TOLD_BY_CALLER = frozenset(
     (
         *("zap_page_range_single", "unmap_vmas", "copy_page_range", "change_protection"),
         *("change_pmd_range", "move_page_tables", "__split_huge_pmd", "try_to_migrate_one"),
+        *("madvise_free_single_vma", "collapse_huge_page", "try_to_unmap_one"),
+        *("page_vma_mkclean_one", *CALLERS_ONLY),
     )
 )
 """Functions that open windows which differ in little else."""
@@ -148,6 +160,7 @@ EVENTS = {
     "move_page_tables": 0,
     "change_protection": 2,
     "copy_page_range": 3,
+    "page_vma_mkclean_one": 3,
 }
 """enum mmu_notifier_event of the windows of a function: UNMAP, PROTECTION_VMA, PROTECTION_PAGE; of
 all others CLEAR."""
@@ -163,16 +176,17 @@ TRACEPOINTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "kvm_page_fault": (("faulting", ("fault_address", "address")),),
     "kvm_unmap_hva_range": (("hva", ("start",)), ("hva_end", ("end",))),
     "kvm_set_spte_hva": (("hva", ADDRESS),),
+    "mm_collapse_huge_page": (("flag", ("isolated",)),),
 }
 """Roles of the arguments of trace() in the model."""
 
 SPTE_TRACEPOINTS = ("kvm_mmu_spte_requested", "kvm_tdp_mmu_spte_changed", "kvm_mmu_set_spte")
 
+GUEST_FAULT, ABORT = "kvm_guest_fault", "kvm_handle_guest_abort"
+UNMAP = "kvm_pgtable_stage2_unmap"
+
 STAGE2 = frozenset(
-    (
-        *("kvm_pgtable_stage2_map", "kvm_pgtable_stage2_unmap"),
-        *("kvm_pgtable_stage2_relax_perms", "kvm_handle_guest_abort"),
-    )
+    ("kvm_pgtable_stage2_map", UNMAP, "kvm_pgtable_stage2_relax_perms", ABORT),
 )
 """Functions of arm64 that `observe_arm64` shows."""
 
@@ -184,7 +198,7 @@ CALLERS = {name: row.callers for row in ROWS for name in (row.model, *row.kernel
 
 OUTSIDE = frozenset(name for callers in CALLERS.values() for name in callers) - FUNCTIONS
 
-MODELLED = FUNCTIONS | TRACEPOINTS.keys() | {*SPTE_TRACEPOINTS, "kvm_guest_fault"}
+MODELLED = FUNCTIONS | TRACEPOINTS.keys() | {*SPTE_TRACEPOINTS, GUEST_FAULT}
 
 
 class Check(NamedTuple):
@@ -362,7 +376,8 @@ def kernel_names(model: str) -> tuple[str, ...]:
 EXIT = "exit"
 """The process whose window is over the whole address space."""
 
-UNMAP = "kvm_pgtable_stage2_unmap"
+EMULATED = "access outside of every memslot (MMIO)"
+"""The process of a guest whose accesses go to the VMM."""
 
 RELEASE = "page tables freed: the VM's end, a memslot"
 """The process that zaps outside of every window."""
@@ -383,7 +398,8 @@ def of_run(label: Label, process: str) -> Label:
     roles = RUN_ROLES | ({"gfn": "run_leaf"} if stored else {})
     if process == EXIT:
         roles["hva_end"] = "address_max"
-    window = ("of", next((f for f in reversed(label.frames) if f in WINDOWS_OF), ""))
+    around = (*label.frames, label.name)
+    window = ("of", next((f for f in reversed(around) if f in WINDOWS_OF), ""))
     checks = tuple(
         Check(roles[c.role], c.names, window, None) if c.role in roles else c for c in label.checks
     )

@@ -10,10 +10,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmuwitness.trace.paths.graph import Mark, part_of
-from mmuwitness.trace.paths.observe import RET, UNMAP, Check, Label, Observed, Observer
+from mmuwitness.trace.paths.observe import (
+    ABORT,
+    GUEST_FAULT,
+    RET,
+    UNMAP,
+    Check,
+    Label,
+    Observed,
+    Observer,
+)
 
 MAP = "kvm_pgtable_stage2_map"
-RELAX, ABORT = "kvm_pgtable_stage2_relax_perms", "kvm_handle_guest_abort"
+RELAX = "kvm_pgtable_stage2_relax_perms"
 ENOMEM = -12
 
 
@@ -24,7 +33,15 @@ class Stage2Observer(Observer):
         self, mark: Mark, words: Any, frames: Any, outcome: str
     ) -> Iterator[Observed]:
         checks = (Check("ipa", ("ipa",), *words["0"]), Check("syndrome", ("hsr",), 0, None))
-        yield (Label("trace", "kvm_guest_fault", checks, frames),), outcome
+        yield (Label("trace", GUEST_FAULT, checks, frames),), outcome
+
+    def trace_kvm_mmio(
+        self, mark: Mark, words: Any, frames: Any, outcome: str
+    ) -> Iterator[Observed]:
+        """io_mem_abort(): to the VMM.  Where no memslot is nothing was ever mapped, so it cannot be
+        a permission fault."""
+        checks = (Check("returns", RET, 0, None), Check("permission", RET, 0, None))
+        yield (Label("leave", ABORT, checks, frames),), outcome
 
     def enter_page_fault(self, mark: Mark, words: Any, frames: Any, _: str) -> Iterator[Observed]:
         yield (), ""

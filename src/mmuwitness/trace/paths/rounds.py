@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from mmuwitness.model.kvm.kvm_main import kvm_mmu_notifier_release
 from mmuwitness.model.mm.huge_memory import __split_huge_pmd
+from mmuwitness.model.mm.khugepaged import collapse_huge_page
+from mmuwitness.model.mm.madvise import madvise_free_single_vma
 from mmuwitness.model.mm.memory import copy_page_range, zap_page_range, zap_page_range_single
 from mmuwitness.model.mm.mm_types import Pte
 from mmuwitness.model.mm.mprotect import change_protection
 from mmuwitness.model.mm.mremap import move_page_tables
-from mmuwitness.model.mm.rmap import try_to_unmap_one
+from mmuwitness.model.mm.rmap import page_vma_mkclean_one, try_to_unmap_one
 from mmuwitness.model.primitives import choose
 
 
@@ -28,6 +30,19 @@ def zaps_of_huge(mm):
     """madvise(MADV_DONTNEED) of a part of a huge page."""
     while True:
         zap_page_range_single(mm, choose(4))
+
+
+def frees_lazily(mm):
+    """madvise(MADV_FREE) of any range."""
+    while True:
+        part = choose(3)
+        madvise_free_single_vma(mm, 1 if part == 2 else 0, 1 if part == 0 else 2)
+
+
+def collapses(mm):
+    """A table of small pages becomes a huge PMD."""
+    while True:
+        collapse_huge_page(mm, 2 * choose(2))
 
 
 def protects(mm):
@@ -50,6 +65,19 @@ def migrates(mm):
     while True:
         page = mm.pages[0]
         try_to_unmap_one(mm, choose(2), page, True, Pte(migration=True, page=page))
+
+
+def reclaims(mm):
+    """A page is unmapped at one of its addresses, to be swapped out."""
+    while True:
+        page = mm.pages[0]
+        try_to_unmap_one(mm, choose(2), page, True, Pte(swap=True, page=page))
+
+
+def cleans(mm):
+    """A page of a file is made clean at one of its addresses, to be written back."""
+    while True:
+        page_vma_mkclean_one(mm, choose(2), mm.pages[0])
 
 
 def splits(mm):

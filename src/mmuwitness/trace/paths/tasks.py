@@ -10,7 +10,14 @@ from mmuwitness.trace.paths.automaton import Automaton, Position
 from mmuwitness.trace.paths.graph import ALONE, Point
 from mmuwitness.trace.paths.interlude import Interlude
 from mmuwitness.trace.paths.match import PFN_ERROR, PFN_NO_SLOT, SPTE_ACCESS, Names, Seen
-from mmuwitness.trace.paths.observe import CALLS, RELEASE, SPTE_TRACEPOINTS, TOLD_BY_CALLER, Label
+from mmuwitness.trace.paths.observe import (
+    CALLS,
+    EMULATED,
+    RELEASE,
+    SPTE_TRACEPOINTS,
+    TOLD_BY_CALLER,
+    Label,
+)
 from mmuwitness.trace.paths.totals import Departure, NotModelled, Totals
 
 HISTORY_MAX = 24
@@ -208,12 +215,7 @@ class Task:
     # -- what is not modelled ------------------------------------------------------------------
 
     def passed_over(self, seen: Seen) -> bool:
-        """Fast page faults, huge pages and page tables are in no process; nor are aborts on arm64
-        that nothing else is seen of."""
-        to_vmm = seen.name == "kvm_handle_guest_abort" and seen.fields.get("ret") == 0
-        if to_vmm and (not self.positions or self.may_end()):
-            self.count_not_modelled(MMIO, 0, 1, seen.place)
-            return True
+        """Fast page faults, huge pages and page tables are in no process."""
         if seen.name == "fast_page_fault":
             if seen.fields.get("fixed") or seen.fields.get("spurious"):
                 self.give_up("fast page fault", seen)
@@ -242,7 +244,7 @@ class Task:
         if seen.what == "leave" and seen.name in FAULT_RETURNS:
             return "access that is emulated" if ret in self.automaton.emulated else ""
         if seen.name == "kvm_tdp_mmu_map" and isinstance(pfn, int) and pfn & PFN_NO_SLOT:
-            return "access outside of every memslot (MMIO)"
+            return EMULATED
         before = self.history[-1]
         if (seen.what, seen.name) == ("enter", "hva_to_pfn") == ("enter", before.name):
             failed = before.what == "leave" and before.fields.get("pfn", 0) & PFN_ERROR
