@@ -102,6 +102,7 @@ class Host:
             contents=1,
             refcounts=REFCOUNT_MAX,
             mapcounts=3,
+            users=4,
             writable_bits=int(self.has_writable_bits()),
             young_bits=int(sizes.ages_pages),
         )
@@ -170,7 +171,7 @@ class Host:
             read_gfns=sizes.read_gfns or gfns,
             written_gfns=sizes.written_gfns,
             range_max=max(sizes.addresses, gfns),
-            table_shift=sizes.gfns_per_table - 1,
+            table_shift=sizes.gfns_per_table.bit_length() - 1,
         )[0]
         kvm.hptes = self.world.add(Hpte, gfns) if self.arch.has_hptes else []
         kvm.gpc_list = self.wire_caches(slots) if sizes.caches else []

@@ -19,6 +19,9 @@ from mmuwitness.simulate.program import Call
 Value = int | float | str | bool
 
 SECOND = 1_000_000_000
+TABLE = 512
+"""Pages below a table page of the last level, and below a huge PMD."""
+
 SHARE = 65_536
 """Shares are given to the engine as so many of these."""
 
@@ -34,10 +37,13 @@ class Parameter:
 
 
 class Workload:
-    """Base of all.  A subclass adds parameters, daemons and what it does when one has passed."""
+    """Base of all.  A subclass adds parameters, daemons and what it does when one has passed.
+
+    designs: those that its question is about."""
 
     name: ClassVar[str]
     text: ClassVar[str]
+    designs: ClassVar[tuple[str, ...]]
     parameters: ClassVar[dict[str, Parameter]] = {
         "guests": Parameter(4, "guests on the machine", 1, 4096),
         "memory": Parameter(1.0, "GiB of each guest", 1 / 1024, 4096),
@@ -72,7 +78,7 @@ class Workload:
 
     def sizes(self) -> dict[str, Any]:
         """Arguments of the guests' hosts."""
-        return {}
+        return {"gfns_per_table": TABLE}
 
     def contents(self, guest: Guest) -> Array:
         """What its pages hold at first."""
@@ -136,7 +142,8 @@ class Workload:
                     write_share=share(self["writes"]),
                     **self.vcpu_words(),
                 )
-        self.daemons(engine)
+        if self.kernel.daemons:
+            self.daemons(engine)
 
 
 def share(part: float) -> int:
