@@ -13,6 +13,7 @@ from types import FunctionType
 from mmuwitness.explore.variant import load_variant
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.era import Era, UnknownName
+from mmuwitness.simulate.kernel.numa import TOLD
 from mmuwitness.simulate.kernel.precise import PRECISE
 from mmuwitness.simulate.meters import DO_NOTHING
 
@@ -89,6 +90,11 @@ DESIGNS = {
             "a fault retries if a window over its own gfn is open; no kernel does",
             ("+range_retry_gfn", "+prefetch_guard"),
             overrides=PRECISE,
+        ),
+        Design(
+            "numa-told",
+            "NUMA windows zap only what becomes PROT_NONE, as an RFC of 2023 had it",
+            overrides=TOLD,
         ),
     )
 }

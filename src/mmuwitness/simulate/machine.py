@@ -12,7 +12,7 @@ from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host
 from mmuwitness.model.kvm.kvm_host import KVM, Spte
 from mmuwitness.model.mm.mm_types import MM, Page, Pte
-from mmuwitness.model.state import OfValue
+from mmuwitness.model.state import Field, OfValue
 from mmuwitness.simulate.arrays import Array, ArrayWorld
 from mmuwitness.simulate.kernel.indexed import INDEXED, Zone
 from mmuwitness.simulate.kernel.ksm import Ksm, RmapItems
@@ -114,10 +114,7 @@ class Guest(Host):
         """The secondary MMU maps what the primary MMU does, writable: the guest has touched it."""
         self.mapped[:] = 1
         self.world.array(KVM.table)[:] = 1
-        ptes = self.world.array(MM.pte)[: self.mm.nr_addresses]
-        kind = MM.pte.kind
-        shift = next(s for name, _, s, _ in kind.parts(self.world.sizes) if name == "page")
-        taken = (ptes >> shift).astype(np.int64) - 1
+        taken = pages_of(self.world, MM.pte)[: self.mm.nr_addresses]
         self.world.array(KVM.spte)[:] = packed(self.world, Spte(present=True, write=True), taken)
 
 
@@ -126,3 +123,11 @@ def packed(world: ArrayWorld, value: Any, pages: Array) -> Array:
     kind = OfValue(type(value))
     shift = next(s for name, _, s, _ in kind.parts(world.sizes) if name == "page")
     return kind.encode(value, world.sizes) | ((pages + 1) << shift)
+
+
+def pages_of(world: ArrayWorld, field: Field) -> Array:
+    """The numbers of the pages that an array of PTEs or SPTEs has; -1 for none."""
+    parts = field.kind.parts(world.sizes)
+    shift, width = next((s, w) for name, _, s, w in parts if name == "page")
+    raw: Array = world.array(field).astype(np.int64)
+    return (raw >> shift & (1 << width) - 1) - 1

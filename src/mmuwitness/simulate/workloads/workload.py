@@ -39,11 +39,13 @@ class Parameter:
 class Workload:
     """Base of all.  A subclass adds parameters, daemons and what it does when one has passed.
 
-    designs: those that its question is about."""
+    designs: those that its question is about.  overrides: functions that stand in the place of the
+    model's, unless a design has others."""
 
     name: ClassVar[str]
     text: ClassVar[str]
     designs: ClassVar[tuple[str, ...]]
+    overrides: ClassVar[Mapping[str, Any]] = {}
     parameters: ClassVar[dict[str, Parameter]] = {
         "guests": Parameter(4, "guests on the machine", 1, 4096),
         "memory": Parameter(1.0, "GiB of each guest", 1 / 1024, 4096),
@@ -107,7 +109,8 @@ class Workload:
     def make_guest(self, number: int) -> Guest:
         kernel = self.kernel
         sizes = {"addresses": self.pages, "slot_pages": self.pages} | self.sizes()
-        return Guest(self.machine, number, kernel.era, kernel.arch, kernel.overrides, **sizes)
+        overrides = {**self.overrides, **kernel.overrides}
+        return Guest(self.machine, number, kernel.era, kernel.arch, overrides, **sizes)
 
     def fill(self, guest: Guest) -> None:
         guest.populate(self.contents(guest))
