@@ -132,23 +132,31 @@ class ManyBuilder(Builder):
 
 
 def guard_of(body: list[ast.stmt], name: str) -> tuple[ast.expr, ast.expr, list[ast.stmt]] | None:
-    """(low, high, what is guarded) of a body that is one `if low <= name and name < high:`."""
+    """(low, high, what is guarded) of a body that is one `if low <= name and name < high:`, be it
+    with a third condition."""
     if len(body) != 1 or not isinstance(body[0], ast.If) or body[0].orelse:
         return None
     test = body[0].test
     if not isinstance(test, ast.BoolOp) or not isinstance(test.op, ast.And):
         return None
-    if len(test.values) != 2 or not all(isinstance(v, ast.Compare) for v in test.values):
+    low, high, *more = test.values
+    if not isinstance(low, ast.Compare) or not isinstance(high, ast.Compare) or len(more) > 1:
         return None
-    low, high = test.values
-    assert isinstance(low, ast.Compare) and isinstance(high, ast.Compare)
     ranged = (
         isinstance(low.ops[0], ast.LtE)
         and isinstance(high.ops[0], ast.Lt)
         and is_name(low.comparators[0], name)
         and is_name(high.left, name)
     )
-    return (low.left, high.comparators[0], body[0].body) if ranged else None
+    inside = [narrower(body[0], more[0])] if more else body[0].body
+    return (low.left, high.comparators[0], inside) if ranged else None
+
+
+def narrower(node: ast.If, test: ast.expr) -> ast.stmt:
+    """The same `if` with another test: its place in the text, and its number, are the same."""
+    made = ast.copy_location(ast.If(test, node.body, []), node)
+    made.number = number_of(node)  # type: ignore[attr-defined]
+    return made
 
 
 def is_name(node: ast.expr, name: str) -> bool:

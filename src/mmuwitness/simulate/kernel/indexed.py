@@ -95,6 +95,19 @@ def guest_touch(vcpu, gfn, write):
         handle_exit(vcpu, fault)
 
 
+def free_empty_table(self, kvm, table):
+    first = table << kvm.table_shift
+    used = False
+    with atomic("mmu_lock is held for writing: nobody maps anything"):
+        for gfn in kvm.gfns:
+            if first <= gfn and gfn < first + (1 << kvm.table_shift):
+                if kvm.spte[gfn].present:
+                    used = True
+                    break
+    if not used:
+        kvm.table[table] = False
+
+
 def flush_remote_tlbs(self, kvm):
     """Counted, and paid for by whoever waits."""
 
@@ -111,6 +124,7 @@ INDEXED: dict[str, Any] = {
     "mm.rmap.page_remove_rmap": page_remove_rmap,
     "mm.ksm.set_page_stable_node": set_page_stable_node,
     "kvm.vcpu.guest_access": guest_access,
+    "arch.arm64.Arm64.free_empty_table": free_empty_table,
     "arch.arch.Arch.flush_remote_tlbs": flush_remote_tlbs,
     "arch.arch.Arch.flush_gfn": flush_gfn,
 }

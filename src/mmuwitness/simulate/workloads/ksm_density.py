@@ -19,6 +19,7 @@ class KsmDensity(Workload):
 
     name = "ksm-density"
     text = "guests of one image, read and written, while ksmd merges what they have in common"
+    designs = ("wrapped", "removed", "ksm-only", "unwrapped-2009")
     parameters: ClassVar[dict[str, Parameter]] = Workload.parameters | {
         "duplicate": Parameter(0.5, "share of pages that other guests have, too", 0, 1),
         "zero": Parameter(0.05, "share of pages of zeros", 0, 1),
