@@ -20,9 +20,10 @@ import pytest
 from mmuwitness.explore.replay import ModelError, Replay, ReplayProcess, encode
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host, find_arch
+from mmuwitness.model.kvm.kvm_host import KVM
 from mmuwitness.model.scenarios import scenario
 from mmuwitness.model.scenarios.scenario import Scenario
-from mmuwitness.model.state import Lock, Sequence, SnapshotValue
+from mmuwitness.model.state import Cells, Lock, Sequence, SnapshotValue
 from mmuwitness.process.language import qualified_name
 from mmuwitness.process.layout import codes_of
 from mmuwitness.process.lower import BLOCKED, DONE, ERROR, STEPPED
@@ -49,7 +50,7 @@ class Replayed:
 
     def __init__(self, program: Program, host: Any) -> None:
         self.counts: Count = Counter()
-        with counting_locks(self.counts):
+        with counting(self.counts):
             self.replay = Replay(program, lambda: host)
         self.count_entries()
         self.waiting: set[int] = set()
@@ -60,7 +61,7 @@ class Replayed:
 
     def step(self, pid: int, choice: int) -> int:
         process = self.replay.processes[pid]
-        with counting_locks(self.counts):
+        with counting(self.counts):
             done, code = process.done, STEPPED
             try:
                 if not self.replay.step(pid, choice):
@@ -77,8 +78,8 @@ class Replayed:
 
 
 @contextmanager
-def counting_locks(counts: Count) -> Iterator[None]:
-    """`lock KEY`: how often a lock was taken."""
+def counting(counts: Count) -> Iterator[None]:
+    """`lock KEY`: how often a lock was taken; `spte zapped`: SPTEs that were present."""
 
     def acquire(self: Any, number: int, lock: Any, mode: str) -> Any:
         yield from waits(self, number, lock, mode)
@@ -89,10 +90,16 @@ def counting_locks(counts: Count) -> Iterator[None]:
         counts[f"lock {lock.name}"] += got
         return got
 
-    waits, tries = ReplayProcess.acquire, ReplayProcess.trylock
+    def put(self: Any, index: int, value: Any) -> None:
+        if self.field is KVM.spte:
+            counts["spte zapped"] += self[index].present and not value.present
+        puts(self, index, value)
+
+    waits, tries, puts = ReplayProcess.acquire, ReplayProcess.trylock, Cells.__setitem__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ReplayProcess, "acquire", acquire)
         patch.setattr(ReplayProcess, "trylock", trylock)
+        patch.setattr(Cells, "__setitem__", put)
         yield
 
 
@@ -146,7 +153,9 @@ class Arrays:
 
     @property
     def counts(self) -> Count:
-        return Counter(self.program.counters())
+        counted = Counter(self.program.counters())
+        del counted["window empty"]  # which stands for no function
+        return counted
 
 
 def check_lockstep(found: Scenario, era: Era, arch: str, steps: int, seed: int) -> Count:

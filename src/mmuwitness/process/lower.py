@@ -160,7 +160,7 @@ class Body:
     def op_loop(self, op: Op) -> None:
         pass
 
-    op_begin = op_wait = op_trace = op_loop
+    op_begin = op_wait = op_trace = op_leave = op_loop
 
     def op_mov(self, op: Op) -> None:
         self.result(op, self.operand(op.args[0]))
