@@ -15,7 +15,7 @@ from mmuwitness.model.host import find_arch
 from mmuwitness.model.kvm.vcpu import handle_exit
 from mmuwitness.model.mm.ksm import break_ksm
 from mmuwitness.model.mm.memory import handle_mm_fault, zap_page_range_single
-from mmuwitness.model.mm.mm_types import copy_page
+from mmuwitness.model.mm.mm_types import Page, copy_page
 from mmuwitness.model.primitives import read_lock, write_lock
 from mmuwitness.model.state import Bool, Bounded
 from mmuwitness.process.language import qualified_name
@@ -25,7 +25,7 @@ from mmuwitness.simulate.machine import Guest, Machine
 from mmuwitness.simulate.program import Call, ManyProgram
 from tests.simulate.driver import Frame
 
-UNIQUE = 1 << 31
+UNIQUE, WRITTEN = 1 << 31, 3 << 30
 TABLE = 512
 ACCESSES_MAX = 5
 
@@ -85,6 +85,7 @@ class Lab:
         self.guest.populate(held)
         self.program = program_of(era, arch, len(held))
         self.program.counts[:] = 0
+        self.contents_made = 0
         made = enumerate(self.program.operations)
         self.operations = {each.name: self.frame(number) for number, each in made}
 
@@ -106,9 +107,13 @@ class Lab:
                 self.operations["touch"].run(gfn, write)
             assert self.lets(gfn, write)
             if write:
-                page = self.guest.kvm.spte[gfn].page
-                page.content = UNIQUE + page.index
+                self.wrote(self.guest.kvm.spte[gfn].page)
         return self.counts()[EXITS] - before
+
+    def wrote(self, page: Page) -> None:
+        """It holds what no page has held before."""
+        self.contents_made += 1
+        page.content = WRITTEN + self.contents_made
 
     def lets(self, gfn: int, write: bool) -> bool:
         spte = self.guest.kvm.spte[gfn]
@@ -117,8 +122,7 @@ class Lab:
     def host_writes(self, pages: Iterable[int]) -> None:
         for addr in pages:
             self.run("host write", [addr])
-            page = self.guest.mm.pte[addr].page
-            page.content = UNIQUE + page.index
+            self.wrote(self.guest.mm.pte[addr].page)
 
     def scan(self, pages: Iterable[int], passes: int = 2) -> None:
         """ksmd goes over what is mergeable; in the first pass it learns checksums."""

@@ -103,6 +103,31 @@ class TestX86:
         assert lab.machine.ksm_pages() == (0, 0)
 
 
+def test_what_sysfs_says_of_ksm() -> None:
+    """Documentation/admin-guide/mm/ksm.rst: shared pages, sites that share them, pages that are
+    looked at again and again, and pages that change too fast for a tree."""
+    lab = Lab("v6.12", "x86-tdp", [1 if page in MERGED else UNIQUE + page for page in range(64)])
+
+    def sysfs() -> tuple[int, ...]:
+        return tuple(lab.machine.ksm_counters().values())
+
+    # shared, sharing, unshared, volatile, scanned, full scans
+    assert sysfs() == (0, 0, 0, 0, 0, 0)
+    lab.scan(range(64), passes=1)
+    assert sysfs() == (0, 0, 0, 64, 64, 1)
+    lab.scan(range(64), passes=1)
+    assert sysfs() == (1, 31, 32, 0, 128, 2)
+    for addr in LATER:
+        lab.guest.mm.pte[addr].page.content = 1
+    lab.scan(range(64), passes=1)
+    assert sysfs() == (1, 35, 28, 0, 192, 3)
+    lab.faults([0, 1], write=True)
+    lab.host_writes([40])
+    assert sysfs() == (1, 33, 28, 2, 192, 3)
+    lab.scan(range(64), passes=1)
+    assert sysfs() == (1, 33, 27, 3, 256, 4)
+
+
 FIRST, NEIGHBOURS = range(8), range(8, 16)
 LONELY = (TABLE, 2 * TABLE)
 MANY = range(3 * TABLE, 3 * TABLE + 400)

@@ -84,9 +84,6 @@ class KsmDensity(Workload):
         self.machine.ksm.seqnr += 1
 
     def gauges(self) -> dict[str, float]:
-        shared, sharing = self.machine.ksm_pages()
-        return {
-            "ksm pages_shared": shared,
-            "ksm pages_sharing": sharing,
-            "memory saved pages": sharing,
-        }
+        counters = self.machine.ksm_counters()
+        found = {f"ksm {name}": float(value) for name, value in counters.items()}
+        return found | {"memory saved pages": float(counters["pages_sharing"])}
