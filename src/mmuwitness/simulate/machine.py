@@ -143,5 +143,5 @@ def pages_of(world: ArrayWorld, field: Field) -> Array:
     """The numbers of the pages that an array of PTEs or SPTEs has; -1 for none."""
     parts = field.kind.parts(world.sizes)
     shift, width = next((s, w) for name, _, s, w in parts if name == "page")
-    raw: Array = world.array(field).astype(np.int64)
-    return (raw >> shift & (1 << width) - 1) - 1
+    pages: Array = (world.array(field).astype(np.int64) >> shift & (1 << width) - 1) - 1
+    return pages
