@@ -19,6 +19,7 @@ class KsmDensity(Workload):
 
     name = "ksm-density"
     text = "guests of one image, read and written, while ksmd merges what they have in common"
+    designs = ("wrapped", "removed", "ksm-only", "unwrapped-2009")
     parameters: ClassVar[dict[str, Parameter]] = Workload.parameters | {
         "duplicate": Parameter(0.5, "share of pages that other guests have, too", 0, 1),
         "zero": Parameter(0.05, "share of pages of zeros", 0, 1),
@@ -83,9 +84,6 @@ class KsmDensity(Workload):
         self.machine.ksm.seqnr += 1
 
     def gauges(self) -> dict[str, float]:
-        shared, sharing = self.machine.ksm_pages()
-        return {
-            "ksm pages_shared": shared,
-            "ksm pages_sharing": sharing,
-            "memory saved pages": sharing,
-        }
+        counters = self.machine.ksm_counters()
+        found = {f"ksm {name}": float(value) for name, value in counters.items()}
+        return found | {"memory saved pages": float(counters["pages_sharing"])}
