@@ -86,7 +86,8 @@ class Guest(Host):
     ) -> None:
         self.machine = machine
         super().__init__(era, arch, pages=len(machine.pages), **sizes)
-        self.mm.zone, self.mm.ksm = machine.zone, machine.ksm
+        for mm in (self.mm, *self.children):
+            mm.zone, mm.ksm = machine.zone, machine.ksm
         self.kvm.windows = self.world.add(OpenWindows)[0]
         self.mm.rmap_items = self.world.add(RmapItems)[0]
         self.mm.rmap_items.guest = number
@@ -129,5 +130,5 @@ def pages_of(world: ArrayWorld, field: Field) -> Array:
     """The numbers of the pages that an array of PTEs or SPTEs has; -1 for none."""
     parts = field.kind.parts(world.sizes)
     shift, width = next((s, w) for name, _, s, w in parts if name == "page")
-    raw: Array = world.array(field).astype(np.int64)
-    return (raw >> shift & (1 << width) - 1) - 1
+    pages: Array = (world.array(field).astype(np.int64) >> shift & (1 << width) - 1) - 1
+    return pages

@@ -85,7 +85,7 @@ class KsmDensity(Workload):
 
     def gauges(self) -> dict[str, float]:
         shared, sharing = self.machine.ksm_pages()
-        return {
+        return super().gauges() | {
             "ksm pages_shared": shared,
             "ksm pages_sharing": sharing,
             "memory saved pages": sharing,

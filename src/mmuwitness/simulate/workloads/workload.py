@@ -102,7 +102,7 @@ class Workload:
 
     def gauges(self) -> dict[str, float]:
         """The state of the machine now, by name."""
-        return {}
+        return {"memory used pages": self.machine.used_pages()}
 
     # -- common ----------------------------------------------------------------------------
 
