@@ -54,7 +54,7 @@ PAGES, HOT, HOT_SHARE, WRITE_SHARE, WRITE_FIRST, WRITE_PAGES, STRAY_SHARE = offs
 CLASSES, CLASS_SHARE, GFN, WRITE, MISSED, EXITS, RETRIES, REFAULTS = offsets(
     TASK, "classes class_share gfn write missed exits retries refaults"
 )
-STALLED, STALLS = offsets(TASK, "stalled stalls")
+STALLED, STALLS, TRACKED = offsets(TASK, "stalled stalls tracked")
 GUESTS, FIRST_GUEST, GUEST_COUNT, CURSOR, SPAN, STRIDE, BATCH, BATCHED = offsets(
     TASK, "guests first_guest guest_count cursor span stride batch batched"
 )
@@ -208,6 +208,15 @@ def read_spte(task, gfn):
 
 
 @njit(**NATIVE)
+def write_spte(task, gfn, spte):
+    at = load(task + SPTES)
+    if load(task + SPTE_BYTES) == 4:
+        store_half(at + 4 * gfn, spte)
+    else:
+        store(at + 8 * gfn, spte)
+
+
+@njit(**NATIVE)
 def put_content(task, spte):
     """A write that is let: the page holds what no other page does, or what its class does."""
     page = ((spte >> load(task + PAGE_SHIFT)) & load(task + PAGE_MASK)) - 1
@@ -235,6 +244,10 @@ def touch(run, task, until):
         write = load(task + WRITE)
         spte = read_spte(task, gfn)
         want = needed | (load(task + WRITABLE) if write != 0 else 0)
+        if (spte & (want | aged)) == want | aged and load(task + TRACKED) == 0 and aged != 0:
+            # the walker sets A, without an exit
+            spte &= ~aged
+            write_spte(task, gfn, spte)
         if (spte & (want | aged)) != want:
             miss(task, gfn, time)
             store(task + TIME, time)

@@ -116,7 +116,10 @@ class Guest(Host):
         self.mapped[:] = 1
         self.world.array(KVM.table)[:] = 1
         taken = pages_of(self.world, MM.pte)[: self.mm.nr_addresses]
-        self.world.array(KVM.spte)[:] = packed(self.world, Spte(present=True, write=True), taken)
+        spte = Spte(present=True, write=True)
+        if self.has_writable_bits():
+            spte = spte.replace(host_writable=True, mmu_writable=True)
+        self.world.array(KVM.spte)[:] = packed(self.world, spte, taken)
 
 
 def packed(world: ArrayWorld, value: Any, pages: Array) -> Array:
