@@ -1,32 +1,41 @@
 """The lines of the protocol changed, one change at a time: which changes do the shipped claims
-and scenarios notice?  `make survey` prints each change, who noticed it, and the share."""
+and scenarios notice?  `make survey` prints each change and who noticed it, and the share; of those
+that nobody noticed, `survivors.toml` says why.
+"""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from types import FunctionType
 
-from mmuwitness.explore.mutants import Judged, Place, judge_all, place
+from mmuwitness.explore.coverage import cover_lines
+from mmuwitness.explore.mutants import BOUNDED, Found, Judged, Place, judge_all, place
+from mmuwitness.explore.programs import sources_digest
 from mmuwitness.model.bugs.bug import corpus
 from mmuwitness.model.era import Era
 from mmuwitness.model.functions import functions
 from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import SCENARIOS
+from mmuwitness.model.scenarios.scenario import Scenario
+from mmuwitness.process.disk_cache import cached
 from mmuwitness.process.mutate import OBSERVER, Mutation, mutations, not_of_a_kernel
+from tests.model.survivors import reasons
 
-STATES_MAX = 60_000
-PLACES_MAX = 14
+STATES_MAX = 300_000
+EACH = 4
 
 SURVEYED = (
-    *("kvm.kvm_main", "kvm.memslots", "kvm.srcu"),
+    *("kvm.kvm_main", "kvm.memslots"),
     *("mm.mmu_notifier", "mm.ksm", "mm.gup", "mm.memory", "mm.rmap", "mm.migrate"),
-    *("arch.x86", "arch.x86_tdp", "arch.arm64"),
+    "arch.x86_tdp",
 )
 """The modules whose functions are changed: the protocol, and what every scenario goes through."""
 
@@ -36,74 +45,195 @@ KERNELS = (
     ("x86-shadow", "v5.10"),
     ("x86-shadow", "v3.6"),
     ("riscv", "v6.9"),
-    ("mips", "v6.9"),
-    ("loongarch", "v6.9"),
-    ("powerpc-hv", "v6.9"),
     ("powerpc-hpt", "v6.9"),
-    ("powerpc-pr", "v6.9"),
-    ("powerpc-e500", "v6.9"),
-    ("s390", "v7.3"),
-    ("x86-tdp", "v6.1"),
-    ("arm64", "v5.10"),
+    ("x86-shadow", "v4.12"),
 )
-"""A function is asked where it runs: each scenario on the first of these that runs it, then, if
-nobody noticed, on the others."""
+"""A change is asked in so many scenarios that run it, each on the first of these that does; in so
+many on others; and in so many of those that ask what happens in the end."""
 
 
-@cache
-def places() -> list[Place]:
+MADE_FOR = {
+    "write_protect_page": "ksm_dma",
+    "set_pte_at_notify": "H1-fixed",
+    "mmu_invalidate_retry_gfn": "fault_beside_window",
+    "kvm_mmu_notifier_change_pte": "uprobe_one",
+    "kvm_mmu_notifier_invalidate_page": "reclaim_once",
+}
+"""Functions that are asked in this scenario on all kernels, too."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A place, and the lines that run there."""
+
+    place: Place
+    lines: frozenset[tuple[str, int]]
+
+
+def kernels_of_scenarios() -> list[tuple[Scenario, Era, str]]:
     """Every scenario on every kernel, and those of the corpus with their fixes in place."""
     made = [
-        place(scenario, Era(era), arch)
+        (scenario, Era(era), arch)
         for arch, era in KERNELS
         for scenario in SCENARIOS.values()
         if not scenario.absent(Era(era), find_arch(arch))
     ]
-    made += [place(bug.fixed_scenario, bug.fixed_era, bug.arch) for bug in corpus().values()]
-    return [each for each in made if each.states <= STATES_MAX]
+    return made + [(bug.fixed_scenario, bug.fixed_era, bug.arch) for bug in corpus().values()]
 
 
-def asked(function: FunctionType) -> list[Place]:
-    """Where a function's mutants are put to the test."""
-    running = [each for each in places() if each.runs(function)]
+def explored(number: int) -> bytes:
+    """What exploring the place of that number found: from disk while the model is the same."""
+    scenario, era, arch = kernels_of_scenarios()[number]
+
+    def explore() -> bytes:
+        found = place(scenario, era, arch)
+        lines = cover_lines(scenario, era, arch).ran
+        said = {
+            "digest": found.digest,
+            "functions": sorted(found.functions),
+            "found": {k: sorted(v) if k in SETS else v for k, v in asdict(found.found).items()},
+            "lines": sorted({(file, line) for file, _, line in lines}),
+        }
+        return json.dumps(said).encode()
+
+    return cached("place", (sources_digest(), scenario.name, str(era), arch), explore)
+
+
+SETS = ("happened", "reached")
+
+
+@cache
+def places() -> list[Asked]:
+    """Those that are small enough, each program once."""
+    asked: dict[str, Asked] = {}
+    kernels = kernels_of_scenarios()
+    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+        results = pool.map(explored, range(len(kernels)), chunksize=1)
+    for (scenario, era, arch), result in zip(kernels, results, strict=True):
+        said = json.loads(result)
+        sets = {name: frozenset(said["found"][name]) for name in SETS}
+        found = Found(**{**said["found"], "wrong": tuple(said["found"]["wrong"]), **sets})
+        if found.complete and found.states <= STATES_MAX:
+            made = Place(scenario, era, arch, said["digest"], frozenset(said["functions"]), found)
+            lines = frozenset((file, line) for file, line in said["lines"])
+            asked.setdefault(made.digest, Asked(made, lines))
+    return list(asked.values())
+
+
+def file_of(function: FunctionType) -> str:
+    """As in the lines of a program: inside the package."""
+    return function.__code__.co_filename.rpartition("/mmuwitness/")[2]
+
+
+def asked(change: Mutation) -> list[Place]:
+    """Where a change is put to the test: where a line of it runs, or, if it is decided when a host
+    is wired, where its function does."""
+    running = [each for each in places() if each.place.runs(change.function)]
+    file = file_of(change.function)
+    lines = {(file, n) for edit in change.edits for n in range(edit.first[0], edit.last[0] + 1)}
+    changed = [each for each in running if each.lines & lines] or running
     first: dict[str, Place] = {}
-    for each in running:
-        first.setdefault(each.scenario.name, each)
-    rest = sorted((e for e in running if e not in first.values()), key=lambda e: e.states)
-    return [*first.values(), *rest][:PLACES_MAX]
+    for each in changed:
+        first.setdefault(each.place.scenario.name, each.place)
+    rest = [e.place for e in changed if e.place is not first[e.place.scenario.name]]
+    bounded = [each for each in first.values() if each.scenario.name in BOUNDED]
+    wanted = MADE_FOR.get(change.function.__name__)
+    chosen = [each.place for each in changed if each.place.scenario.name == wanted]
+    chosen += [*spread(first.values(), EACH), *spread(rest, EACH), *spread(bounded, EACH)]
+    return list({each.digest: each for each in chosen}.values())
+
+
+def spread(found: Iterable[Place], most: int) -> list[Place]:
+    """Of many places so many, from the largest to the smallest."""
+    by_size = sorted(found, key=lambda each: -each.states)
+    if len(by_size) <= most:
+        return by_size
+    return [by_size[number * len(by_size) // most] for number in range(most)]
 
 
 def module_of(function: FunctionType) -> str:
     return function.__module__.removeprefix("mmuwitness.model.")
 
 
-def changes() -> Iterator[Mutation]:
+@cache
+def list_of_changes() -> list[Mutation]:
     ghosts = not_of_a_kernel()
-    for function in functions().values():
-        if module_of(function) in SURVEYED and not function.__name__.startswith(OBSERVER):
-            yield from mutations(function, ghosts)
+    return [
+        change
+        for function in functions().values()
+        if module_of(function) in SURVEYED and not function.__name__.startswith(OBSERVER)
+        for change in mutations(function, ghosts)
+    ]
 
 
 def judged(change: Mutation) -> Judged:
-    return judge_all(change, asked(change.function))
+    return judge_all(change, asked(change))
 
 
-def outcome(number: int) -> tuple[int, str, str]:
-    """Of the change with that number: "caught", "same", "not run" or "survived", and by what."""
+@dataclass(frozen=True)
+class Outcome:
+    """Of the change with that number: "caught", "survived", "same" (it changes no program) or
+    "not run", and by what, where."""
+
+    number: int
+    what: str
+    by: str = ""
+
+    @property
+    def change(self) -> Mutation:
+        return list_of_changes()[self.number]
+
+
+def outcome(number: int) -> Outcome:
     found = judged(list_of_changes()[number])
     if not found.judgements:
-        return number, "not run", ""
+        return Outcome(number, "not run")
     if found.caught:
-        return number, "caught", found.judgements[-1].by
-    return number, "same" if found.alike else "survived", ""
+        last = found.judgements[-1]
+        where = f"{last.place.scenario.name}, {last.place.arch} {last.place.era}"
+        return Outcome(number, "caught", f"{last.by} ({where})")
+    if found.alike:
+        return Outcome(number, "same")
+    many = sum(not each.same for each in found.judgements)
+    return Outcome(number, "survived", f"in {many} places{'' if found.complete else ', cut'}")
 
 
-@cache
-def list_of_changes() -> list[Mutation]:
-    return list(changes())
+def outcomes(numbers: Sequence[int]) -> Iterator[Outcome]:
+    places()
+    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+        yield from pool.imap(outcome, numbers, chunksize=1)
 
 
-def main(names: Sequence[str]) -> None:
+def unexplained(found: Sequence[Outcome]) -> list[str]:
+    """Survivors without a reason, and reasons whose change does not survive."""
+    said = reasons()
+    problems = []
+    for each in found:
+        if each.what == "survived" and each.change.name not in said:
+            problems.append(f"survives, and no reason is given: {each.change.name}")
+        if each.what != "survived" and each.change.name in said:
+            problems.append(f"{each.what}, but a reason is given: {each.change.name}")
+    return problems
+
+
+def summary(found: Sequence[Outcome]) -> str:
+    """The share of those that change a program."""
+    count = Counter(each.what for each in found)
+    changed = count["caught"] + count["survived"]
+    said = reasons()
+    why = Counter(
+        said.get(each.change.name, "no reason given") for each in found if each.what == "survived"
+    )
+    lines = [
+        f"{len(found)} changes, {changed} of which change what is run;"
+        f" caught: {count['caught']}, {count['caught'] / max(changed, 1):.1%}",
+        *(f"survived, {reason}: {many}" for reason, many in why.most_common()),
+        f"the same program everywhere: {count['same']}; not run: {count['not run']}",
+    ]
+    return "\n".join(lines)
+
+
+def main(names: Sequence[str]) -> int:
     """names: only these modules (kvm.kvm_main) or functions."""
     began = time.monotonic()
     numbers = [
@@ -112,19 +242,14 @@ def main(names: Sequence[str]) -> None:
         if not names or {each.function.__qualname__, module_of(each.function)} & set(names)
     ]
     print(f"{len(places())} places, {time.monotonic() - began:.0f} s", flush=True)
-    count: Counter[str] = Counter()
-    context = multiprocessing.get_context("fork")
-    with context.Pool(os.cpu_count()) as pool:
-        for number, what, by in pool.imap(outcome, numbers, chunksize=1):
-            change = list_of_changes()[number]
-            count[what] += 1
-            print(f"{what:9} {change.line:4} {change.name}  {by}", flush=True)
-    noticed = count["caught"] + count["survived"]
-    print(
-        f"{dict(count)}: {count['caught'] / max(noticed, 1):.1%} of those that change a program are"
-        f" caught; {time.monotonic() - began:.0f} s"
-    )
+    found = []
+    for each in outcomes(numbers):
+        found.append(each)
+        print(f"{each.what:9} {each.change.line:4} {each.change.name}  {each.by}", flush=True)
+    problems = unexplained(found)
+    print("", *problems, summary(found), f"{time.monotonic() - began:.0f} s", sep="\n")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

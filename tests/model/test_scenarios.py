@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.host import ARCHES, Host, find_arch
 from mmuwitness.model.mm.mm_types import NO_VMA, Pte
 from mmuwitness.model.scenarios import SCENARIOS, find_scenario
-from tests.model.happens import (
+from mmuwitness.model.scenarios.happens import (
     HAPPENS,
     never_a_window_beside,
     never_an_invalid_root,
@@ -23,12 +23,13 @@ from tests.model.happens import (
     never_swapped_out,
     never_two_windows,
     never_written,
+    what_happens,
 )
 from tests.model.mutants import outcome, outcome_for
 
-ENDING = ("fault_once", "fault_once_smp", "fault_beside_window", "memslot_fault", "cache_once",
+ENDING = ("fault_once", "fault_once_smp", "merge_once", "unmerge_once", "reclaim_once",
+          "migrate_once", "numa_once", "fault_beside_window", "memslot_fault", "cache_once",
           "cache_beside_window")  # fmt: skip
-HALTED = ("memslot_in_storm", "cache_once", "cache_beside_window", "cache_in_storm")
 SMALL = (
     "fault_once",
     "fault_beside_window",
@@ -152,6 +153,10 @@ X86_ONLY = ("pfncache", "private", "cache_")
 def happened(name: str, era: str, arch: str, *predicates: Callable[[Any], Any]) -> set[str]:
     """The predicates that are wrong in some state."""
     claims = [Claim(p.__name__, "always", "", function=p) for p in predicates]
+    return found_wrong(claims, name, era, arch)
+
+
+def found_wrong(claims: Sequence[Claim], name: str, era: str, arch: str) -> set[str]:
     found = outcome_for(claims, name, era, arch)
     assert found.complete and not found.deadlock
     return {claim for claim in found.violated if claim != "warns"}
@@ -171,13 +176,9 @@ def test_every_scenario_is_about_something() -> None:
     ],
 )
 def test_what_it_is_about_happens(name: str, arch: str) -> None:
-    host = host_of(name)
-    guest = (never_read, never_written)[: 1 + (host.kvm.written_gfns > 0)]
-    if not host.vcpus or host.mm.exits or name in HALTED:
-        guest = ()
-    wanted = (*HAPPENS[name], *guest)
+    wanted = what_happens(SCENARIOS[name], host_of(name))
     era = "v6.12" if name.startswith(X86_ONLY) else "v6.1"
-    assert happened(name, era, arch, *wanted) == {p.__name__ for p in wanted}
+    assert found_wrong(wanted, name, era, arch) == {claim.name for claim in wanted}
 
 
 @pytest.mark.parametrize(("name", "era"), [("pfncache", "v5.16"), ("pfncache_hva", "v6.8"),

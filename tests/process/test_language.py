@@ -209,6 +209,29 @@ KINDS = [
         "a snapshot and a snapshot cannot be compared",
         "compare it with its sequence",
     ),
+    refused(
+        "a snapshot of another sequence",
+        "a = host.box.seq.snapshot()\nx = host.counters[0].seq == a\n    ^",
+        "compared with a sequence that is not its own",
+        "a local of its own",
+    ),
+    refused(
+        "a snapshot of another object",
+        "a = host.counters[1].seq.snapshot()\nx = host.counters[0].seq == a\n    ^",
+        "compared with a sequence that is not its own",
+    ),
+    refused(
+        "a snapshot of one or the other",
+        "a = host.box.seq.snapshot()\n"
+        "if host.box.flag:\n    a = host.counters[0].seq.snapshot()\n    ^",
+        "of one sequence or of another",
+    ),
+    refused(
+        "a sequence known only in a run",
+        "host.counters[host.box.n].seq.bump()\n^",
+        "Counter.seq of several objects",
+        "known when the host is wired",
+    ),
     refused("a sequence has no value", "host.box.seq.peek()\n^", "has no peek", "bump(), snapshot"),
     refused("lengths", "a, b = 1, 2, 3\n^", "the two sides have different lengths"),
     refused(

@@ -1,4 +1,9 @@
-"""Is a line of the model needed?  A mutant put to the scenarios that run what it changes."""
+"""Is a line of the model needed?  A mutant put to the scenarios that run what it changes.
+
+A mutant is caught where something is wrong that was not wrong before: a claim, a deadlock, an error
+of the model; where something happens no longer that happened before and has to; or where a mark is
+reached that was not, or the other way round.  The latter two are asked of complete searches.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +11,88 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import FunctionType
 
-from mmuwitness.explore.explorer import Exploration, explore
-from mmuwitness.explore.programs import fold_scenario
+from mmuwitness.explore.explorer import Exploration, explore, look_for_lassos
+from mmuwitness.explore.programs import Folding, describe, fold_scenario
 from mmuwitness.explore.search import StopWhen, search
+from mmuwitness.model.claims import CLAIMS
 from mmuwitness.model.era import Era, UnknownName
 from mmuwitness.model.functions import functions
 from mmuwitness.model.host import find_arch
 from mmuwitness.model.scenarios import SCENARIOS
+from mmuwitness.model.scenarios.happens import NEVER
+from mmuwitness.model.scenarios.liveness import LIVENESS
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.errors import ProcessError
 from mmuwitness.process.language import qualified_name
 from mmuwitness.process.mutate import Mutation, mutations, not_of_a_kernel
 from mmuwitness.process.native import NativeProgram, compile_ir
 
-MEMORY_LIMIT_BYTES = 1 << 30
+MEMORY_LIMIT_BYTES = 1 << 28
 ARCHES = ("x86-tdp", "powerpc-hpt")
 """Who is asked of a line: first one who maps under mmu_lock, as all do, then one who does not."""
+
+BOUNDED = {scenario.name for scenario in LIVENESS}
+"""Where claims of what has to happen in the end are asked."""
+
+
+def folding(scenario: Scenario) -> Folding:
+    return Folding(happens=True, liveness=scenario.name in BOUNDED)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What exploring a scenario found.  wrong: claims, "deadlock", the error of the model.
+    happened: what has to, and the marks that were reached."""
+
+    states: int
+    complete: bool
+    wrong: tuple[str, ...]
+    happened: frozenset[str]
+    reached: frozenset[str]
+
+
+def found_by(exploration: Exploration) -> Found:
+    result = exploration.result
+    violated = list(exploration.violated())
+    wrong = [name for name in violated if not name.startswith(NEVER)]
+    if result.deadlock is not None:
+        wrong.append("deadlock")
+    if result.error is not None:
+        wrong.append(f"error: {exploration.compiled.errors[result.error.site - 1]}")
+    return Found(
+        result.states,
+        result.complete,
+        tuple(wrong),
+        frozenset(name for name in violated if name.startswith(NEVER)),
+        frozenset(exploration.reached_marks()),
+    )
 
 
 @dataclass(frozen=True)
 class Place:
-    """A scenario on a kernel, explored with the model as it is."""
+    """A scenario on a kernel, and what was found there with the model as it is."""
 
     scenario: Scenario
     era: Era
     arch: str
-    unchanged: Exploration
+    digest: str
+    functions: frozenset[str]
+    found: Found
 
     @property
     def states(self) -> int:
-        return self.unchanged.result.states
+        return self.found.states
 
     def runs(self, function: FunctionType) -> bool:
-        return qualified_name(function) in self.unchanged.compiled.functions
+        return qualified_name(function) in self.functions
 
 
 def place(scenario: Scenario, era: Era, arch: str) -> Place:
-    return Place(scenario, era, arch, explore(scenario, era, arch))
+    unchanged = explore(scenario, era, arch, folding=folding(scenario))
+    compiled = unchanged.compiled
+    return Place(
+        scenario, era, arch, compiled.digest, frozenset(compiled.functions), found_by(unchanged)
+    )
 
 
 @dataclass(frozen=True)
@@ -61,34 +111,54 @@ class Judgement:
 def judge(mutation: Mutation, where: Place) -> Judgement:
     """Explore a mutant until something is wrong that was not wrong before."""
     overrides = {**where.scenario.overrides, **mutation.overrides()}
-    scenario = replace(where.scenario, name=f"{where.scenario.name}~", overrides=overrides)
-    before = where.unchanged
+    scenario = replace(where.scenario, overrides=overrides)
+    how = folding(scenario)
     try:
-        program = fold_scenario(scenario, where.era, where.arch)
+        program = fold_scenario(scenario, where.era, where.arch, how)
     except (ProcessError, ValueError) as error:
         return Judgement(where, f"refused: {str(error).splitlines()[0]}")
-    if program.digest == before.compiled.digest:
+    if program.digest == where.digest:
         return Judgement(where, "", same=True, states=where.states)
-    wrong = before.violated()
-    asked = sum(1 << bit for bit, name in enumerate(program.claims) if name not in wrong)
-    deadlocks = before.result.deadlock is not None
+    compiled, before = describe(program), where.found
     code = NativeProgram(compile_ir(program.lowered.text))
+    never = {claim.mark for claim in CLAIMS.values() if claim.kind == "never"} - before.reached
     result = search(
         code.address,
-        program.initial,
-        program.lowered.successors_max,
+        compiled.initial,
+        compiled.successors_max,
         memory_limit_bytes=MEMORY_LIMIT_BYTES,
-        stop_when=StopWhen(claims=asked, deadlock=not deadlocks, any_of=True),
+        stop_when=StopWhen(
+            claims=mask(compiled.claims, CLAIMS.keys() - set(before.wrong)),
+            covers=mask(compiled.marks, never),
+            deadlock="deadlock" not in before.wrong,
+            any_of=True,
+        ),
     )
-    by = ""
-    caught = [program.claims[bit] for bit in result.violated if asked >> bit & 1]
-    if caught:
-        by = caught[0]
-    elif result.deadlock is not None and not deadlocks:
-        by = "deadlock"
-    elif result.error is not None:
-        by = f"error: {program.lowered.errors[result.error.site - 1].message}"
-    return Judgement(where, by, complete=result.complete, states=result.states)
+    explored = Exploration(scenario, where.era, where.arch, how, compiled, result, code)
+    if how.liveness and explored.complete:
+        look_for_lassos(explored, MEMORY_LIMIT_BYTES)
+    found = found_by(explored)
+    by = difference(before, found)
+    return Judgement(where, by, complete=found.complete or bool(by), states=found.states)
+
+
+def mask(names: Sequence[str], asked: set[str]) -> int:
+    return sum(1 << bit for bit, name in enumerate(names) if name in asked)
+
+
+def difference(before: Found, now: Found) -> str:
+    """What catches a mutant, or ""."""
+    for wrong in now.wrong:
+        if wrong not in before.wrong:
+            return wrong
+    if now.complete:
+        for name in sorted(before.happened - now.happened):
+            return f"happens no more: {name.removeprefix(NEVER).replace('_', ' ')}"
+        for mark in sorted(before.reached - now.reached):
+            return f"reached no more: {mark}"
+        for mark in sorted(now.reached - before.reached):
+            return f"reached now: {mark}"
+    return ""
 
 
 @dataclass(frozen=True)

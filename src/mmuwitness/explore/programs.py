@@ -66,7 +66,8 @@ class Folding:
     reduce: what is explored up to symmetry, where that is shown.
     any_page_first: any free page may be handed out, not the lowest only; so it is where pages are
     reduced, since which one is the lowest has no meaning there.
-    liveness: with its `eventually` claims, too; not where anything is reduced."""
+    liveness: with its `eventually` claims, too; not where anything is reduced.
+    happens: with the claims that must be wrong, since what they deny has to happen."""
 
     claims: bool = True
     every: bool = False
@@ -74,6 +75,7 @@ class Folding:
     reduce: tuple[str, ...] = ()
     any_page_first: bool = False
     liveness: bool = False
+    happens: bool = False
 
 
 MERGED = Folding()
@@ -135,7 +137,9 @@ def fold_scenario(scenario: Scenario, era: Era, arch: str, how: Folding = MERGED
 def folded_host(scenario: Scenario, era: Era, arch: str, how: Folding) -> Host:
     """A fresh host, with the claims that a program folded so has."""
     any_page_first = how.any_page_first or PAGES in how.reduce
-    return scenario.host(era, find_arch(arch), how.claims, any_page_first, how.liveness)
+    return scenario.host(
+        era, find_arch(arch), how.claims, any_page_first, how.liveness, how.happens
+    )
 
 
 def compiled_program(

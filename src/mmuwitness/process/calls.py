@@ -217,12 +217,12 @@ def method(b: Statements, bound: Bound, values: list[Any], keywords: Any, node: 
     if bound.name not in ("bump", "snapshot") or not isinstance(target.field.kind, Sequence):
         hint = "a sequence has bump(), snapshot(), == and !="
         raise b.error(f"a sequence has no {bound.name}", node, hint)
+    sequence = operators.sequence_of(b, target)
     if bound.name == "bump":
-        b.access("bump", target, node)
+        b.access("bump", target, node, extra=sequence)
         return Const(None)
     dst = b.temp(node, Snapshot())
-    dst.snapshot_of = target.field
-    b.access("snap", target, node, dst=dst)
+    b.access("snap", target, node, dst=dst, extra=sequence)
     return Dyn(dst, Snapshot())
 
 

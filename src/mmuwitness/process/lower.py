@@ -429,13 +429,13 @@ class ProcessBody(Body):
         masks = [0] * self.layout.words
         for frame in self.layout.frames:
             for reg, slot in frame.snapshots.items():
-                if reg.snapshot_of is op.field:
+                if reg.snapshot_of == op.extra:
                     masks[slot.word] |= 1 << slot.shift
         for word, mask in enumerate(masks):
             if mask:
                 self.f.set(word, self.f.bin("and", self.f.get(word), signed(~mask)))
         for reg in self.marked:
-            if reg.snapshot_of is op.field:
+            if reg.snapshot_of == op.extra:
                 self.f.set(reg, 0)
 
     def op_choose(self, op: Op) -> None:
@@ -473,16 +473,3 @@ def choices(steps: Steps) -> list[int]:
         b.op.extra if b.op is not None and b.op.code == "choose" else 1 for b in steps.boundaries
     ]
     return [*per_pc, 1]
-
-
-def propagate_snapshots(processes: list[Process]) -> None:
-    """Every snapshot register learns which sequence it was taken from."""
-    changed = True
-    while changed:
-        changed = False
-        for process in processes:
-            for _, _, op in process.ops():
-                source = op.args[0] if op.code == "mov" else None
-                if isinstance(source, Reg) and op.dst is not None and source.snapshot_of:
-                    changed |= op.dst.snapshot_of is None
-                    op.dst.snapshot_of = source.snapshot_of

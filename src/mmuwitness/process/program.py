@@ -10,17 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mmuwitness.model.state import Sequence as SequenceKind
 from mmuwitness.model.state import World
 from mmuwitness.process import operators
 from mmuwitness.process.canonical import fits, lower_canonical
 from mmuwitness.process.cfg import Builder
-from mmuwitness.process.errors import ProcessError
 from mmuwitness.process.ghosts import drop_ghosts, refuse_use
 from mmuwitness.process.ir import Operand, Process
 from mmuwitness.process.layout import Layout, initial_words, make_layout
 from mmuwitness.process.locks import never_waited_for
 from mmuwitness.process.lowered import Lowered
+from mmuwitness.process.sequences import find_snapshots
 from mmuwitness.process.simplify import simplify
 from mmuwitness.process.sleeping import mark_sleeps
 from mmuwitness.process.steps import (
@@ -109,9 +108,7 @@ def fold_host(host: HostSpec, every: bool, lines: bool, reduce: Collection[str])
         builder = Builder(host.world, host.has_feature, host.overrides)
         processes.append(builder.build(spec.name, pid, spec.function, spec.arguments))
         builders.append(builder)
-    for declared, instances in host.world.fields():
-        if isinstance(declared.kind, SequenceKind) and len(instances) > 1:
-            raise ProcessError(f"{declared.key}: a struct with a sequence has one instance only")
+    find_snapshots(processes)
     for process in processes:
         refuse_use(process)
     if not host.claims:

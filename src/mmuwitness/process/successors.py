@@ -21,7 +21,6 @@ from mmuwitness.process.lower import (
     Function,
     ProcessBody,
     choices,
-    propagate_snapshots,
 )
 from mmuwitness.process.lowered import Lowered
 from mmuwitness.process.steps import Steps
@@ -45,7 +44,6 @@ def lower_program(
 ) -> Lowered:
     """lines: the program says which lines of process code it ran."""
     lowered = Lowered("", [], lines={} if lines else None)
-    propagate_snapshots([s.process for s in steps])
     parts = []
     for number, each in enumerate(steps):
         header = f"define internal i64 @process{number}(ptr %in, ptr %out, i64 %choice, ptr %aux)"

@@ -60,7 +60,7 @@ def __get_user_pages_locked(mm, addr, write):
 
 def pin_user_pages_fast(mm, addr):
     """FOLL_PIN | FOLL_WRITE: a page that a device writes to, or None where that takes mmap_lock."""
-    if not feature.fork_write_protect_seq:
+    if not mm.forks or not feature.fork_write_protect_seq:
         return try_grab_page(mm, addr)
     with atomic("raw_read_seqcount: one word"):
         odd = mm.write_protect_seq.odd

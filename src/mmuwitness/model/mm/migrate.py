@@ -49,9 +49,13 @@ def unmap_and_move(mm, page, sync):
 def migrate_pages(mm, sync):
     """Compaction or NUMA balancing, any number of times."""
     while True:
-        page = isolate_lru_page(mm)
-        if page is not None:
-            if trylock(page.lock):
-                unmap_and_move(mm, page, sync)
-            else:
-                putback_lru_page(page)
+        migrate_pages_batch(mm, sync)
+
+
+def migrate_pages_batch(mm, sync):
+    page = isolate_lru_page(mm)
+    if page is not None:
+        if trylock(page.lock):
+            unmap_and_move(mm, page, sync)
+        else:
+            putback_lru_page(page)

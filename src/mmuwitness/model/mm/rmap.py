@@ -198,16 +198,20 @@ def shrink_folio_list(mm, sync):
     """kswapd: a page is unmapped everywhere and freed once nobody else refers to it; with aging
     only if nobody has used it of late."""
     while True:
-        page = isolate_lru_page(mm)
-        if page is not None:
-            if trylock(page.lock):
-                if mm.ages_pages and folio_referenced(mm, page):
-                    unlock(page.lock)
-                    putback_lru_page(page)
-                else:
-                    shrink_folio(mm, page, sync)
-            else:
+        shrink_inactive_list(mm, sync)
+
+
+def shrink_inactive_list(mm, sync):
+    page = isolate_lru_page(mm)
+    if page is not None:
+        if trylock(page.lock):
+            if mm.ages_pages and folio_referenced(mm, page):
+                unlock(page.lock)
                 putback_lru_page(page)
+            else:
+                shrink_folio(mm, page, sync)
+        else:
+            putback_lru_page(page)
 
 
 def shrink_lazyfree_list(mm):

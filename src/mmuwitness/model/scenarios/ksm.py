@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.mm import ksm
+from mmuwitness.model.mm import gup, ksm, memory
 from mmuwitness.model.scenarios.scenario import (
+    Actor,
     Scenario,
     ksm_page_beside_private,
     mm_actor,
@@ -56,6 +57,28 @@ KSM = (
         two_private_pages,
         mm_actor("ksmd", ksm.ksmd),
         {"pages": 2, "mergeable": 2, "written_gfns": 0},
+    ),
+    Scenario(
+        "ksm_thread",
+        "ksmd merges a page that a thread of the VMM reads and writes through the host's TLB.",
+        "no VM, 1 host thread, 3 pages, any number of KSM merges",
+        private_beside_ksm_page,
+        lambda host: [
+            Actor("ksmd", ksm.ksmd, (host.mm,)),
+            Actor("vmm", memory.host_thread, (host.mm,)),
+        ],
+        {"vcpus": 0, "pages": 3, "slot_pages": 1, "host_thread": True},
+    ),
+    Scenario(
+        "ksm_dma",
+        "ksmd merges a page to which a device writes.",
+        "no VM, 3 pages, any number of KSM merges, and of pins",
+        private_beside_ksm_page,
+        lambda host: [
+            Actor("ksmd", ksm.ksmd, (host.mm,)),
+            Actor("vfio", gup.vfio_dma, (host.mm,)),
+        ],
+        {"vcpus": 0, "pages": 3, "slot_pages": 1},
     ),
     Scenario(
         "unmerge",

@@ -6,17 +6,23 @@ from __future__ import annotations
 from mmuwitness.model.kvm.memslots import KVM_MR_CREATE, KVM_MR_DELETE, kvm_set_memory_region
 from mmuwitness.model.kvm.pfncache import kvm_gpc_refresh, kvm_gpc_write
 from mmuwitness.model.kvm.vcpu import vcpu_access_once
+from mmuwitness.model.mm.ksm import break_ksm, ksm_do_scan
 from mmuwitness.model.mm.memory import madvise_dontneed, zap_page_range_single
+from mmuwitness.model.mm.migrate import migrate_pages_batch
 from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
-from mmuwitness.model.primitives import feature, wait_until
+from mmuwitness.model.mm.mprotect import change_prot_numa
+from mmuwitness.model.mm.rmap import shrink_inactive_list
+from mmuwitness.model.primitives import feature, read_lock, wait_until, write_lock
 from mmuwitness.model.scenarios.scenario import (
     ONE_GFN,
     Actor,
     Scenario,
     mm_actor,
+    one_ksm_page,
+    private_beside_ksm_page,
     two_private_pages,
 )
 
@@ -25,6 +31,43 @@ def looping_faults(host):
     """As two_private_pages; faults that are retried stay in the host, where they do."""
     two_private_pages(host)
     host.kvm.loops_in_host = True
+
+
+def everybody_ends(setup):
+    """As the setup says, and everybody is done in the end."""
+
+    def set_up(host):
+        setup(host)
+        host.kvm.loops_in_host = True
+        host.mm.ends = True
+
+    return set_up
+
+
+def ksmd_twice(mm):
+    ksm_do_scan(mm, 0)
+    ksm_do_scan(mm, 0)
+
+
+def unmerge_once(mm):
+    with write_lock(mm.mmap_lock):
+        for addr in mm.addresses:
+            break_ksm(mm, addr)
+
+
+def kswapd_twice(mm):
+    shrink_inactive_list(mm, False)
+    shrink_inactive_list(mm, False)
+
+
+def kcompactd_twice(mm):
+    migrate_pages_batch(mm, False)
+    migrate_pages_batch(mm, False)
+
+
+def numa_pass(mm):
+    with read_lock(mm.mmap_lock):
+        change_prot_numa(mm, 0, mm.nr_addresses)
 
 
 def dontneed_twice(mm):
@@ -88,7 +131,7 @@ LIVENESS = (
         "fault_once",
         "A guest accesses a page that the VMM drops twice.",
         "1 vCPU, 1 access, 1 gfn, 2 pages, 2 calls",
-        looping_faults,
+        everybody_ends(two_private_pages),
         mm_actor("madvise", dontneed_twice),
         ONE_GFN,
         guest=vcpu_access_once,
@@ -97,9 +140,54 @@ LIVENESS = (
         "fault_once_smp",
         "Two vCPUs read a page that the VMM drops twice.",
         "2 vCPUs, 1 read each, 1 gfn, 3 pages, 2 calls",
-        looping_faults,
+        everybody_ends(two_private_pages),
         mm_actor("madvise", dontneed_twice),
         {**ONE_GFN, "pages": 3, "vcpus": 2, "written_gfns": 0},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "merge_once",
+        "A guest accesses a page that ksmd scans twice, and merges with a KSM page.",
+        "1 vCPU, 1 access, 1 gfn, 1 address in no memslot, 3 pages, 2 scans",
+        everybody_ends(private_beside_ksm_page),
+        mm_actor("ksmd", ksmd_twice),
+        {"pages": 3, "slot_pages": 1},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "unmerge_once",
+        "A guest accesses a page whose sharing MADV_UNMERGEABLE breaks.",
+        "1 vCPU, 1 access, 1 gfn, 1 address in no memslot, 3 pages, 1 call",
+        everybody_ends(one_ksm_page),
+        mm_actor("madvise", unmerge_once),
+        {"pages": 3, "slot_pages": 1},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "reclaim_once",
+        "A guest accesses a page that kswapd reclaims.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 2 reclaims",
+        everybody_ends(two_private_pages),
+        mm_actor("kswapd", kswapd_twice),
+        ONE_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "migrate_once",
+        "A guest accesses a page that compaction moves.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 2 migrations",
+        everybody_ends(two_private_pages),
+        mm_actor("kcompactd", kcompactd_twice),
+        ONE_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "numa_once",
+        "A guest accesses a page that NUMA balancing makes inaccessible.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 1 pass",
+        looping_faults,
+        mm_actor("numa", numa_pass),
+        ONE_GFN,
         guest=vcpu_access_once,
     ),
     Scenario(

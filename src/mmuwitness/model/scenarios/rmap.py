@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmuwitness.model.mm import memory, migrate, mprotect, page_writeback, rmap
+from mmuwitness.model.mm import gup, memory, migrate, mprotect, page_writeback, rmap
 from mmuwitness.model.scenarios.scenario import (
     ONE_GFN,
     Actor,
@@ -102,5 +102,16 @@ RMAP = (
         two_private_pages,
         mm_actor("kcompactd", migrate.migrate_pages, False),
         ONE_GFN,
+    ),
+    Scenario(
+        "migrate_dma",
+        "Compaction moves a page to which a device writes.",
+        "1 vCPU that reads, 1 gfn, 2 pages, any number of migrations, and of pins",
+        two_private_pages,
+        lambda host: [
+            Actor("kcompactd", migrate.migrate_pages, (host.mm, False)),
+            Actor("vfio", gup.vfio_dma, (host.mm,)),
+        ],
+        {**ONE_GFN, "written_gfns": 0},
     ),
 )

@@ -13,6 +13,7 @@ from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host
 from mmuwitness.model.kvm.vcpu import vcpu_run
 from mmuwitness.model.mm.mm_types import Pte
+from mmuwitness.model.scenarios.happens import what_happens
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,12 @@ class Scenario:
         claims: bool = True,
         any_page_first: bool = False,
         liveness: bool = False,
+        happens: bool = False,
     ) -> Host:
         """A fresh host with its processes, and with the `always` claims or without any.
 
         any_page_first: searches of all pages, for a free one say, may begin at any of them.
-        liveness: with the `eventually` claims, too."""
+        liveness: with the `eventually` claims, too.  happens: with those that must be wrong."""
         host = Host(era.with_change(*self.changes), arch, **self.sizes)
         if any_page_first:
             host.mm.nr_first_pages = len(host.pages)
@@ -79,6 +81,7 @@ class Scenario:
         host.claims = [
             *(always_claims(host) if claims else ()),
             *(eventually_claims(host) if liveness else ()),
+            *(what_happens(self, host) if happens else ()),
         ]
         host.overrides.update(self.overrides)
         return host

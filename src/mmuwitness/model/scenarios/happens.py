@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mmuwitness.model.claims.claim import Claim
 from mmuwitness.model.kvm.kvm_host import GONE, INVALID
+from mmuwitness.model.kvm.vcpu import vcpu_access_once, vcpu_run
 from mmuwitness.model.mm.mm_types import PMD_HUGE, PMD_TABLE, VM_READ
+
+if TYPE_CHECKING:
+    from mmuwitness.model.host import Host
+    from mmuwitness.model.scenarios.scenario import Scenario
+
+NEVER = "never_"
+"""Begins the names of these claims."""
 
 
 def never_read(host):
@@ -47,6 +56,11 @@ def never_both_of_their_own(host):
 def never_shared(host):
     pte = host.mm.pte[0]
     return not pte.present or not pte.page.ksm or pte.page.mapcount < 2
+
+
+def never_merged_in_place(host):
+    pte = host.mm.pte[0]
+    return not pte.present or not pte.page.ksm or pte.page is not host.pages[0]
 
 
 def never_none(host):
@@ -213,12 +227,16 @@ def never_private(host):
 
 
 def never_from_file(host):
+    if host.kvm.gmem is None:
+        return True
     spte = host.kvm.spte[0]
     return not spte.present or host.kvm.gmem.page[0] is not spte.page
 
 
 def never_a_hole_under_a_fault(host):
     """A page that is in the file no more, and that a fault still refers to."""
+    if host.kvm.gmem is None:
+        return True
     page = host.pages[1]
     return page.refcount == 0 or page.mapcount > 0 or host.kvm.gmem.page[0] is page
 
@@ -311,12 +329,50 @@ def never_refreshing(host):
     return not host.kvm.refreshing
 
 
-MERGES = (never_merged, never_of_its_own, never_replaced)
+def never_unregistered(host):
+    return not host.mm.gone[0]
+
+
+def never_unregistered_second(host):
+    return not host.mm.gone[1]
+
+
+def never_left_in_a_window(host):
+    """KVM will not be told of the end."""
+    return host.mm.hashed[0] or host.kvm.mmu_invalidate_in_progress == 0
+
+
+def never_in_both(host):
+    first, second = host.kvms[0], host.kvms[1]
+    return not first.spte[0].present or not second.spte[0].present
+
+
+def never_told_apart(host):
+    """One of two subscribers has been told of a window, and the other has not."""
+    first, second = host.kvms[0], host.kvms[1]
+    return first.mmu_invalidate_in_progress == second.mmu_invalidate_in_progress
+
+
+MERGES = (
+    never_merged,
+    never_merged_in_place,
+    never_shared,
+    never_of_its_own,
+    never_replaced,
+)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm": MERGES,
     "ksm_alone": MERGES,
     "ksm_both": MERGES,
     "ksm_one": MERGES,
+    "ksm_thread": MERGES,
+    "ksm_dma": (*MERGES, never_pinned),
+    "merge_once": (never_merged, never_shared, never_faulting),
+    "unmerge_once": (never_of_its_own, never_both_of_their_own, never_faulting),
+    "numa_once": (never_protnone, never_faulting),
+    "reclaim_once": (never_swapped_out, never_faulting),
+    "migrate_once": (never_migrating, never_replaced, never_faulting),
+    "migrate_dma": (never_migrating, never_replaced, never_pinned),
     "ksm_first": (never_merged, never_shared),
     "cow": (never_of_its_own, never_both_of_their_own, never_two_windows),
     "cow_smp": (never_of_its_own, never_replaced),
@@ -391,10 +447,25 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "hmm_open": (never_none, never_replaced, never_deferred, *BY_DEVICE),
     "hmm_guest": (never_none, never_replaced, *BY_DEVICE),
     "exit_reclaim": (never_swapped_out, never_none, never_released),
+    "exit_destroy": (never_swapped_out, never_none, never_released, never_unregistered),
+    "mmap_aging": (never_none, never_huge_leaf, never_small_leaf, never_aged),
+    "exit_aging": (never_swapped_out, never_none, never_released, never_aged),
+    "vm_tables": (never_none, never_dropped_between, never_unregistered, never_left_in_a_window),
+    "vm_lifetime": (never_none, never_replaced, never_unregistered, never_left_in_a_window),
+    "vm_beside": (never_none, never_unregistered_second, never_in_both),
+    "two_vms": (never_none, never_replaced, never_in_both),
+    "two_vms_ksm": (*MERGES, never_in_both),
+    "two_vms_cow": (never_of_its_own, never_in_both, never_told_apart),
     "oom_reap": (never_reaped,),
     "oom_hmm": (never_reaped, *BY_DEVICE),
 }
 
 
-X86_ONLY = ("pfncache", "private")
-"""What x86 alone has, all of it since v6.9."""
+def what_happens(scenario: Scenario, host: Host) -> list[Claim]:
+    """Each says that something never happens; on a host where it can, it has to be wrong."""
+    predicates = list(HAPPENS.get(scenario.name, ()))
+    if host.vcpus and not host.mm.exits and scenario.guest in (vcpu_run, vcpu_access_once):
+        predicates.append(never_read)
+        if host.kvm.written_gfns > 0:
+            predicates.append(never_written)
+    return [Claim(each.__name__, "always", "", function=each) for each in predicates]
