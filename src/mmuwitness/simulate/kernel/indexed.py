@@ -22,7 +22,7 @@ from mmuwitness.model.state import Bounded, Field, Ref, Struct
 
 
 class Zone(Struct):
-    """Free pages, on a stack.  Wired: ksm (of `simulate.kernel.ksm`)."""
+    """Free pages, on a stack.  Wired: ksm (of `simulate.kernel.ksm`), high_wmark."""
 
     free = Field(Ref("Page"), array="Page")
     nr_free = Field(Bounded(0, "Page"))

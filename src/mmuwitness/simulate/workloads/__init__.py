@@ -8,6 +8,7 @@ from mmuwitness.simulate.workloads.idle_aging import IdleAging
 from mmuwitness.simulate.workloads.ksm_density import KsmDensity
 from mmuwitness.simulate.workloads.live_migration import LiveMigration
 from mmuwitness.simulate.workloads.numa_balancing import NumaBalancing
+from mmuwitness.simulate.workloads.swap_pressure import SwapPressure
 from mmuwitness.simulate.workloads.workload import Workload
 
 WORKLOADS: dict[str, type[Workload]] = {
@@ -19,5 +20,6 @@ WORKLOADS: dict[str, type[Workload]] = {
         CowForkSnapshot,
         LiveMigration,
         IdleAging,
+        SwapPressure,
     )
 }
