@@ -115,6 +115,7 @@ class Engine:
         task["present"], task["writable"] = 1 << parts["present"][0], 1 << parts["write"][0]
         aged_shift, aged_width = parts["aged"]
         task["aged"] = (1 << aged_width) - 1 << aged_shift
+        task["tracked"] = int(host.kvm.access_tracking)
         task["page_shift"], task["page_mask"] = shift, (1 << width) - 1
         task["contents"] = host.machine.world.array(Page.content).ctypes.data
         task["mapped"] = host.mapped.ctypes.data

@@ -40,7 +40,7 @@ TASK = (
     *("contents", "mapped", "period", "touches", "writes"),
     *("pages", "hot", "hot_share", "write_share", "write_first", "write_pages", "stray_share"),
     *("classes", "class_share", "aim", "missed", "exits", "retries", "refaults"),
-    *("stalled", "stalls"),
+    *("stalled", "stalls", "tracked"),
     # a daemon
     *("guests", "first_guest", "guest_count", "cursor", "span", "stride", "batch", "batched"),
     *("sleep", "rest", "passes", "scatter", "reports", "chains", "argument"),
@@ -58,7 +58,8 @@ out of 65,536.  sptes, contents: addresses of the arrays, with what the bits of 
 bytes, 1 once a gfn was mapped.  aim: the access that it was not let, twice the gfn, plus 1 for a
 write; missed: since when, or -1; exits: accesses that were not let at once, of which `refaults` to
 gfns that had been mapped before; retries: exits after the first of an access; stalled: ns lost;
-stalls: address of 64 counters of exits by the bits of the ns lost.
+stalls: address of 64 counters of exits by the bits of the ns lost; tracked: an access to a page
+that was aged exits, too.
 
 A daemon runs its operation on guest_count guests from first_guest on (guests: addresses of their
 tables), for every `stride`-th number below `span`, or for random ones (scatter); after `batch` of

@@ -86,4 +86,4 @@ class KsmDensity(Workload):
     def gauges(self) -> dict[str, float]:
         counters = self.machine.ksm_counters()
         found = {f"ksm {name}": float(value) for name, value in counters.items()}
-        return found | {"memory saved pages": float(counters["pages_sharing"])}
+        return super().gauges() | found | {"memory saved pages": float(counters["pages_sharing"])}
