@@ -246,6 +246,7 @@ def access(task, seed, count, aimed):
     shift, mask = load(task + PAGE_SHIFT), load(task + PAGE_MASK)
     contents, wrote = load(task + CONTENTS) - 4, load(task + WRITES)
     classes, class_share = load(task + CLASSES) - 1, load(task + CLASS_SHARE)
+    first, span = load(task + WRITE_FIRST), load(task + WRITE_PAGES)
     let = int64(0)
     while let < count:
         write = load(aimed) & 1
@@ -260,7 +261,9 @@ def access(task, seed, count, aimed):
         if write != 0:
             wrote += 1
             page = (spte >> shift) & mask
-            store_half(contents + 4 * page, content(mix(seed ^ wrote), wrote, classes, class_share))
+            offset = (load(aimed) >> 1) - first
+            share = class_share if offset < 0 or offset >= span else int64(0)
+            store_half(contents + 4 * page, content(mix(seed ^ wrote), wrote, classes, share))
         let += 1
         seed += int64(GOLDEN)
         aimed += 8
