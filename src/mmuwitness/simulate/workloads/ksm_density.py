@@ -6,12 +6,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mmuwitness.model.mm.mm_types import MM, Page
 from mmuwitness.simulate.arrays import Array
 from mmuwitness.simulate.engine import Engine
-from mmuwitness.simulate.kernel.ksm import ksm_break_cow, ksm_merge_tree_page, ksm_scan_item
-from mmuwitness.simulate.machine import Guest
+from mmuwitness.simulate.kernel.ksm import (
+    RmapItems,
+    ksm_break_cow,
+    ksm_merge_tree_page,
+    ksm_scan_item,
+)
+from mmuwitness.simulate.machine import Guest, pages_of
+from mmuwitness.simulate.meters import PAGE_BYTES
 from mmuwitness.simulate.program import Call
-from mmuwitness.simulate.workloads.workload import Parameter, Workload, share, unique
+from mmuwitness.simulate.workloads.ksm_advisor import ScanTimeAdvisor
+from mmuwitness.simulate.workloads.workload import SECOND, Parameter, Workload, share, unique
+
+RMAP_ITEM_BYTES = 64
+"""sizeof(struct ksm_rmap_item), which general_profit takes off for each page that was scanned."""
 
 
 class KsmDensity(Workload):
@@ -30,6 +41,9 @@ class KsmDensity(Workload):
         "sleep_millisecs": Parameter(20, "that ksmd sleeps", 0, 1e6),
         "smart_scan": Parameter(False, "scan pages less often that did not merge (v6.7)"),
         "max_page_sharing": Parameter(256, "mappings of one KSM page", 2, 60_000),
+        "advisor": Parameter(False, "scan-time: pages_to_scan is set after each pass (v6.8)"),
+        "advisor_target_scan_time": Parameter(200, "seconds that a pass should take", 1, 1e6),
+        "advisor_max_cpu": Parameter(70, "percent of a CPU that ksmd may take then", 1, 100),
     }
 
     def wiring(self) -> dict[str, Any]:
@@ -69,12 +83,17 @@ class KsmDensity(Workload):
         }
 
     def daemons(self, engine: Engine) -> None:
-        engine.add_daemon(
+        self.began, self.passes = 0, 0
+        self.advisor = None
+        if self.given["advisor"]:
+            target, most = int(self["advisor_target_scan_time"]), int(self["advisor_max_cpu"])
+            self.advisor = ScanTimeAdvisor(target, most)
+        self.ksmd = engine.add_daemon(
             "ksmd",
             self.seed,
             span=self.pages,
             stride=1,
-            batch=int(self["pages_to_scan"]),
+            batch=self.advisor.pages_to_scan if self.advisor else int(self["pages_to_scan"]),
             sleep=round(self["sleep_millisecs"] * 1e6),
             reports=1,
             chains=1,
@@ -82,11 +101,38 @@ class KsmDensity(Workload):
 
     def passed(self, engine: Engine) -> None:
         self.machine.ksm.seqnr += 1
+        self.passes += 1
+        if self.advisor is not None:
+            seconds = (engine.now - self.began) // SECOND
+            self.advisor.passed(seconds, int(self.ksmd["spent"]) // 1_000_000)
+            self.ksmd["batch"] = self.advisor.pages_to_scan
+        self.began = engine.now
 
     def gauges(self) -> dict[str, float]:
+        """As in /sys/kernel/mm/ksm.  pages_unshared are those that the scan found unchanged and
+        nobody else had; pages_volatile all others that it has seen."""
         shared, sharing = self.machine.ksm_pages()
+        seen, unchanged = self.scanned()
         return super().gauges() | {
+            "ksm full_scans": getattr(self, "passes", 0),
+            "ksm pages_to_scan": int(self.ksmd["batch"]) if hasattr(self, "ksmd") else 0,
             "ksm pages_shared": shared,
             "ksm pages_sharing": sharing,
+            "ksm pages_unshared": unchanged,
+            "ksm pages_volatile": max(0, seen - shared - sharing - unchanged),
+            "ksm general_profit": sharing * PAGE_BYTES - seen * RMAP_ITEM_BYTES,
             "memory saved pages": sharing,
         }
+
+    def scanned(self) -> tuple[int, int]:
+        """rmap_items; and of their pages those that are as the scan found them last, unmerged."""
+        machine = self.machine.world
+        contents, merged = machine.array(Page.content), machine.array(Page.ksm) != 0
+        seen = unchanged = 0
+        for guest in self.guests:
+            checksums = guest.world.array(RmapItems.oldchecksum)
+            pages = pages_of(guest.world, MM.pte)[: self.pages]
+            own = ~merged[pages]
+            seen += int(((checksums != 0) | ~own).sum())
+            unchanged += int((own & (checksums != 0) & (contents[pages] == checksums)).sum())
+        return seen, unchanged
