@@ -116,7 +116,7 @@ class KsmDensity(Workload):
             | found
             | {
                 "ksm general_profit": saved * PAGE_BYTES - items * RMAP_ITEM_BYTES,
-            "ksm pages_to_scan": int(self.ksmd["batch"]) if self.ksmd is not None else 0,
+                "ksm pages_to_scan": int(self.ksmd["batch"]) if self.ksmd is not None else 0,
                 "memory saved pages": saved,
             }
         )
