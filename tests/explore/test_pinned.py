@@ -41,7 +41,7 @@ QUICK = ("ksm_first", "unmerge", "uprobe_one", "dontneed_one", "reclaim_one", "m
          "memslot_delete", "hmm_dontneed", "oom_hmm")  # fmt: skip
 HEAD = """\
 # What exploring finds: for each scenario and architecture one line for each distinct program, under
-# the kernels that have it.  Made by `make golden`; why a claim is violated is in test_pinned.py.
+# the kernels that have it.  Made by `make golden`; why a claim is violated is in pinned_bugs.py.
 """
 
 
