@@ -251,7 +251,9 @@ KINDS = [
     ),
     refused("positional parts of a record", "rec = Rec(1)\n      ^", "Rec is built by keyword"),
     refused("a constant out of a list", "x = host.items[2]\n    ^", "the index 2 is outside 0..1"),
-    refused("a list of numbers", "x = TABLE[host.box.n]\n    ^", "the full list of a struct"),
+    refused(
+        "a list of numbers", "x = TABLE[host.box.n]\n    ^", "instances of a struct that follow"
+    ),
     refused("arithmetic of constants", "x = 1 + None\n    ^", "unsupported operand"),
     refused(
         "a negative shift", "x = 1 << host.box.neg\n    ^", "a number from 0 to 62", "-2..1 here"
