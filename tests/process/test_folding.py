@@ -170,23 +170,6 @@ def p0(host):
         host.box.item.arr[1] = host.box.item.arr[0]
     host.box.seen[0] = item == host.items[1]
 """,
-    "some of the instances": """
-class Room(Struct):
-    n = Field(Bounded(0, 3))
-
-def wire(host):
-    rooms = host.world.add(Room, 5)
-    host.lower, host.upper = rooms[:2], rooms[2:]
-
-def p0(host):
-    host.lower[host.box.flag].n = 1
-    host.upper[host.box.n].n = 2
-    host.box.seen[0] = host.upper[2].n
-    host.box.seen[1] = host.upper[host.box.flag].n
-
-def p2(host):
-    host.box.n = 2
-""",
     "an unrolled loop that adds up": """
 x: Bounded(0, 3) = host.box.n
 for i in range(2):

@@ -456,3 +456,21 @@ def test_wrong_at_run_time(code: str, message: str, replayed: str, tmp_path) -> 
     with pytest.raises(ModelError, match=re.escape(replayed or message)):
         while replay.step(0, 0):
             pass
+
+
+SOME = """
+def wire(host):
+    host.last = host.items[1:]
+
+def p0(host):
+    host.last[host.box.flag].n = 3
+
+def p1(host):
+    host.box.flag = True
+"""
+
+
+def test_an_index_into_some_of_the_instances(tmp_path) -> None:
+    graph = explored(fold(SmallHost(load(tmp_path, declared(SOME)), items=3)))
+    assert not graph.errors
+    assert graph.final("Item.n") == {(0, 3, 0), (0, 0, 3)}
