@@ -9,6 +9,7 @@ from mmuwitness.simulate.workloads.ksm_density import KsmDensity
 from mmuwitness.simulate.workloads.live_migration import LiveMigration
 from mmuwitness.simulate.workloads.numa_balancing import NumaBalancing
 from mmuwitness.simulate.workloads.swap_pressure import SwapPressure
+from mmuwitness.simulate.workloads.thp_churn import ThpChurn
 from mmuwitness.simulate.workloads.workload import Workload
 
 WORKLOADS: dict[str, type[Workload]] = {
@@ -21,5 +22,6 @@ WORKLOADS: dict[str, type[Workload]] = {
         LiveMigration,
         IdleAging,
         SwapPressure,
+        ThpChurn,
     )
 }
