@@ -13,6 +13,7 @@ from types import FunctionType
 from mmuwitness.explore.variant import load_variant
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.era import Era, UnknownName
+from mmuwitness.simulate.kernel.aging import RANGED, ZAPS
 from mmuwitness.simulate.kernel.numa import TOLD
 from mmuwitness.simulate.kernel.precise import PRECISE
 from mmuwitness.simulate.meters import DO_NOTHING
@@ -90,6 +91,32 @@ DESIGNS = {
             "a fault retries if a window over its own gfn is open; no kernel does",
             ("+range_retry_gfn", "+prefetch_guard"),
             overrides=PRECISE,
+        ),
+        Design(
+            "no-fast-page-fault",
+            "writes that the dirty log wants to know of take mmu_lock (x86 until v3.6; TDP v5.15)",
+            ("-x86_fast_page_fault", "-x86_tdp_fast_page_fault"),
+        ),
+        Design(
+            "aging-flushes",
+            "a page that was young is one flush of the whole VM (x86 until v6.13)",
+            ("-aging_flush_elided",),
+        ),
+        Design(
+            "aging-flushes-range",
+            "a page that was young is a flush of its gfn alone; no x86 kernel does",
+            overrides=RANGED,
+        ),
+        Design(
+            "aging-never-flushes",
+            "A bits are cleared, TLBs left alone (x86 since v6.13)",
+            ("+aging_flush_elided",),
+        ),
+        Design(
+            "age-zaps",
+            "SPTEs that are asked for go, and their faults say that they are young",
+            ("+aging_flush_elided",),
+            overrides=ZAPS,
         ),
         Design(
             "numa-told",

@@ -16,7 +16,17 @@ from mmuwitness.simulate.kernel.ksm import Ksm
 from mmuwitness.simulate.lower import Context
 from mmuwitness.simulate.machine import Guest
 from mmuwitness.simulate.program import ManyProgram
-from mmuwitness.simulate.records import OPERATION, RUN, TASK, Came, Kind, State, record
+from mmuwitness.simulate.records import (
+    AHEAD,
+    NEVER,
+    OPERATION,
+    RUN,
+    TASK,
+    Came,
+    Kind,
+    State,
+    record,
+)
 
 SOURCES = (
     *("simulate/engine_core.py", "simulate/records.py", "simulate/lower.py", "simulate/arrays.py"),
@@ -40,6 +50,7 @@ class Engine:
         self.program, self.guests = program, guests
         self.tasks = record(TASK, tasks)
         self.made = 0
+        self.first_vcpus: dict[int, Any] = {}
         self.run_record, self.operations = record(RUN), record(OPERATION, len(program.operations))
         self.context = np.zeros(len(Context), np.int64)
         for made, operation, address in zip(
@@ -54,12 +65,17 @@ class Engine:
         words = max(operation.frame_words for operation in program.operations)
         self.frames = np.zeros((tasks, words), np.int64)
         self.stalls = np.zeros((tasks, 64), np.int64)
+        self.aimed = np.zeros(AHEAD, np.int64)
+        self.places = 1 << (tasks - 1).bit_length()
+        self.turns = np.full(2 * self.places, NEVER, np.int64)
         self.wire_run()
 
     def wire_run(self) -> None:
         run = self.run_record[0]
         run["tasks"], run["operations"] = self.tasks.ctypes.data, self.operations.ctypes.data
-        run["context"], run["quantum"] = self.context.ctypes.data, 1_000_000
+        run["context"], run["aimed"] = self.context.ctypes.data, self.aimed.ctypes.data
+        run["turns"], run["places"] = self.turns.ctypes.data, self.places
+        run["quantum"] = 1_000_000
         shared = self.guests[0].machine.world
         run["next_operation"] = shared.array(Ksm.next_operation).ctypes.data
         run["next_guest"] = shared.array(Ksm.next_guest).ctypes.data
@@ -82,6 +98,11 @@ class Engine:
         self.run_record["count"] = self.made
         return task
 
+    @property
+    def address(self) -> int:
+        """Of the task that was made last."""
+        return int(self.tasks.ctypes.data) + (self.made - 1) * self.tasks.itemsize
+
     def add_vcpu(self, name: str, guest: int, seed: int, **words: int) -> Any:
         """A vCPU; see TASK for the words."""
         host = self.guests[guest]
@@ -94,10 +115,14 @@ class Engine:
         task["present"], task["writable"] = 1 << parts["present"][0], 1 << parts["write"][0]
         aged_shift, aged_width = parts["aged"]
         task["aged"] = (1 << aged_width) - 1 << aged_shift
+        task["tracked"] = int(host.kvm.access_tracking)
         task["page_shift"], task["page_mask"] = shift, (1 << width) - 1
         task["contents"] = host.machine.world.array(Page.content).ctypes.data
         task["mapped"] = host.mapped.ctypes.data
         task["stalls"] = self.stalls[self.made - 1].ctypes.data
+        first = self.first_vcpus.setdefault(guest, task)
+        task["peer"] = first["peer"] or self.address
+        first["peer"] = self.address
         return task
 
     def add_daemon(self, name: str, seed: int, **words: int) -> Any:
@@ -106,6 +131,8 @@ class Engine:
         task["guests"] = self.table_addresses.ctypes.data
         if not task["guest_count"]:
             task["guest_count"] = len(self.guests)
+        task["peer"] = self.run_record["daemons"][0]
+        self.run_record["daemons"] = self.address
         return task
 
     def run(self, until: int) -> Came:

@@ -30,9 +30,10 @@ MARGIN = 4
 class Machine:
     """What all guests share: pages, free ones among them, and ksmd's trees.
 
-    classes: contents that several pages may have; 0 is that of a page of zeros."""
+    classes: contents that several pages may have; 0 is that of a page of zeros.  high_wmark: so
+    many pages are to be free, if somebody sees to it."""
 
-    def __init__(self, pages: int, classes: int, **ksm: Any) -> None:
+    def __init__(self, pages: int, classes: int, high_wmark: int = 0, **ksm: Any) -> None:
         self.world = ArrayWorld(
             contents=CONTENT_MAX,
             refcounts=COUNT_MAX,
@@ -42,7 +43,7 @@ class Machine:
             addresses=0,
         )
         self.ksm = self.world.add(Ksm, classes=classes, **ksm)[0]
-        self.zone = self.world.add(Zone, ksm=self.ksm)[0]
+        self.zone = self.world.add(Zone, ksm=self.ksm, high_wmark=high_wmark)[0]
         self.pages = self.world.add(Page, pages, zone=self.zone)
         free = self.world.array(Zone.free)
         free[:] = np.arange(pages, 0, -1)
@@ -100,7 +101,8 @@ class Guest(Host):
     ) -> None:
         self.machine = machine
         super().__init__(era, arch, pages=len(machine.pages), **sizes)
-        self.mm.zone, self.mm.ksm = machine.zone, machine.ksm
+        for mm in (self.mm, *self.children):
+            mm.zone, mm.ksm = machine.zone, machine.ksm
         self.kvm.windows = self.world.add(OpenWindows)[0]
         self.mm.rmap_items = self.world.add(RmapItems)[0]
         self.mm.rmap_items.guest = number
@@ -124,12 +126,17 @@ class Guest(Host):
             self.world, Pte(present=True, write=True, dirty=True), taken
         )
 
-    def map_all(self) -> None:
-        """The secondary MMU maps what the primary MMU does, writable: the guest has touched it."""
+    def map_all(self, count: int | None = None) -> None:
+        """The secondary MMU maps what the primary MMU does, writable: the guest has touched it.
+        Or the first so many of its pages."""
+        count = self.mm.nr_addresses if count is None else count
         self.mapped[:] = 1
         self.world.array(KVM.table)[:] = 1
-        taken = pages_of(self.world, MM.pte)[: self.mm.nr_addresses]
-        self.world.array(KVM.spte)[:] = packed(self.world, Spte(present=True, write=True), taken)
+        taken = pages_of(self.world, MM.pte)[:count]
+        spte = Spte(present=True, write=True)
+        if self.has_writable_bits():
+            spte = spte.replace(host_writable=True, mmu_writable=True)
+        self.world.array(KVM.spte)[:count] = packed(self.world, spte, taken)
 
 
 def packed(world: ArrayWorld, value: Any, pages: Array) -> Array:

@@ -28,7 +28,7 @@ PTE_PREFETCH_NUM = 8
 
 
 class Zone(Struct):
-    """Free pages, on a stack.  Wired: ksm (of `simulate.kernel.ksm`)."""
+    """Free pages, on a stack.  Wired: ksm (of `simulate.kernel.ksm`), high_wmark."""
 
     free = Field(Ref("Page"), array="Page")
     nr_free = Field(Bounded(0, "Page"))

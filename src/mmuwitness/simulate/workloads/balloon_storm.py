@@ -52,4 +52,5 @@ class BalloonStorm(Workload):
             )
 
     def gauges(self) -> dict[str, float]:
-        return {"memory saved pages": self.count * self.pages - self.machine.used_pages()}
+        saved = self.count * self.pages - self.machine.used_pages()
+        return super().gauges() | {"memory saved pages": saved}

@@ -24,7 +24,7 @@ class KsmDensity(Workload):
         "duplicate": Parameter(0.5, "share of pages that other guests have, too", 0, 1),
         "zero": Parameter(0.05, "share of pages of zeros", 0, 1),
         "volatile": Parameter(0.125, "share of memory that is written in the normal course", 0, 1),
-        "stray": Parameter(0.001, "share of writes that go anywhere", 0, 1),
+        "stray": Parameter(0.001, "share of writes that go where reads go", 0, 1),
         "returns": Parameter(0.5, "share of those that write what other guests have", 0, 1),
         "pages_to_scan": Parameter(100, "pages that ksmd scans before it sleeps", 1, 1e9),
         "sleep_millisecs": Parameter(20, "that ksmd sleeps", 0, 1e6),
@@ -86,4 +86,4 @@ class KsmDensity(Workload):
     def gauges(self) -> dict[str, float]:
         counters = self.machine.ksm_counters()
         found = {f"ksm {name}": float(value) for name, value in counters.items()}
-        return found | {"memory saved pages": float(counters["pages_sharing"])}
+        return super().gauges() | found | {"memory saved pages": float(counters["pages_sharing"])}

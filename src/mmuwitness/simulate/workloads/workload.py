@@ -63,8 +63,7 @@ class Workload:
         self.rng = np.random.default_rng(seed)
         self.pages = round(self["memory"] * (1 << 18))
         self.count = int(self["guests"])
-        total = self.count * self.pages
-        self.machine = Machine(total + round(total * self["spare"]) + 64, **self.wiring())
+        self.machine = Machine(self.memory(), **self.wiring())
         self.guests = [self.make_guest(number) for number in range(self.count)]
         for guest in self.guests:
             self.fill(guest)
@@ -73,6 +72,11 @@ class Workload:
         return float(self.given[name])
 
     # -- for subclasses --------------------------------------------------------------------
+
+    def memory(self) -> int:
+        """Pages of the machine."""
+        total = self.count * self.pages
+        return total + round(total * self["spare"]) + 64
 
     def wiring(self) -> dict[str, Any]:
         """Arguments of Machine."""
@@ -102,7 +106,7 @@ class Workload:
 
     def gauges(self) -> dict[str, float]:
         """The state of the machine now, by name."""
-        return {}
+        return {"memory used pages": self.machine.used_pages()}
 
     # -- common ----------------------------------------------------------------------------
 
