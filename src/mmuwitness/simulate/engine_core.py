@@ -365,6 +365,7 @@ def simulate(run):
     while True:
         task = load(run + TASKS)
         first, second, who, number = int64(NEVER), int64(NEVER), int64(-1), int64(-1)
+        waits = False
         for position in range(load(run + COUNT)):
             if load(task + STATE) <= RUNNING:
                 time = load(task + TIME)
@@ -373,8 +374,10 @@ def simulate(run):
                     who, number = task, position
                 elif time < second:
                     second = time
+            elif load(task + STATE) == WAITING:
+                waits = True
             task += SIZE
-        if who < 0:
+        if who < 0 and waits:
             return int64(CAME_STUCK)
         if first >= end:
             store(run + NOW, end)
