@@ -102,6 +102,8 @@ def read_story(path: str) -> Story:
     follower = Follower(reader, heard)
     reader.kinds = follower.kinds
     span = follower.follow(open_trace(path))
+    if heard.left_out and not heard.windows:
+        raise ValueError(f"{path}: no window tells its gfns; a trace with probes does")
     ranges = [np.arange(start, end) for _, start, end, _ in heard.windows]
     named = np.array([gfn for _, gfn, _ in heard.touches], np.int64)
     if not len(named) + len(ranges):
