@@ -32,10 +32,10 @@ def simulate(
     program = ManyProgram(made.guests[0], made.all_calls(), costs)
     for position, name in enumerate(program.tables.costs):
         program.costs[position] = costs[name]
-    vcpus = int(parameters["vcpus"]) * made.count
+    vcpus = int(made["vcpus"]) * made.count
     engine = Engine(program, made.guests, vcpus + made.count + 16)
     made.start(engine)
-    series = run_to_end(engine, made, float(parameters["hours"]) * 3600, progress)
+    series = run_to_end(engine, made, made["hours"] * 3600, progress)
     return Run(
         workload=workload,
         design=design.name,
@@ -108,6 +108,8 @@ def resolved(workload: str, given: Mapping[str, Any]) -> dict[str, Value]:
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{workload} has no parameter {name!r}; it has: {', '.join(known)}")
+        if isinstance(known[name].default, str):
+            continue
         if not known[name].least <= float(value) <= known[name].most:
             least, most = known[name].least, known[name].most
             raise ValueError(f"{name} is {value}: {least} to {most} are possible")
