@@ -49,9 +49,9 @@ class Machine:
         if count > self.zone.nr_free:
             raise ValueError(f"{count} pages are wanted, and {self.zone.nr_free} are free")
         first = self.zone.nr_free - count
-        taken = self.world.array(Zone.free)[first : first + count].astype(np.int64) - 1
+        taken: Array = self.world.array(Zone.free)[first : first + count][::-1] - 1
         self.zone.nr_free = first
-        return taken[::-1]
+        return taken
 
     def ksm_pages(self) -> tuple[int, int]:
         """pages_shared and pages_sharing, as in /sys/kernel/mm/ksm."""
@@ -108,7 +108,7 @@ class Guest(Host):
         ptes = self.world.array(MM.pte)
         kind = MM.pte.kind
         shift = next(s for name, _, s, _ in kind.parts(self.world.sizes) if name == "page")
-        taken = (ptes >> shift).astype(np.int64) - 1
+        taken = (ptes >> shift) - 1
         self.world.array(KVM.spte)[:] = packed(self.world, Spte(present=True, write=True), taken)
 
 
@@ -116,4 +116,8 @@ def packed(world: ArrayWorld, value: Any, pages: Array) -> Array:
     """A PTE or SPTE as the array has it, for each of some pages."""
     kind = OfValue(type(value))
     shift = next(s for name, _, s, _ in kind.parts(world.sizes) if name == "page")
-    return kind.encode(value, world.sizes) | ((pages + 1) << shift)
+    made = pages.astype(np.uint32 if kind.width(world.sizes) <= 32 else np.uint64)
+    made += 1
+    made <<= shift
+    made |= kind.encode(value, world.sizes)
+    return made
