@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from mmuwitness.simulate.kernel.ksm import Ksm, RmapItems
 
 CONTENT_MAX = (1 << 32) - 1
 COUNT_MAX = (1 << 16) - 1
+
+CHUNK = 1 << 18
 
 MARGIN = 4
 """Bytes of an array that is read a word at a time."""
@@ -41,7 +43,7 @@ class Machine:
         self.zone = self.world.add(Zone, ksm=self.ksm)[0]
         self.pages = self.world.add(Page, pages, zone=self.zone)
         free = self.world.array(Zone.free)
-        free[:] = np.arange(pages, 0, -1)
+        free[:] = np.arange(pages, 0, -1, dtype=free.dtype)
         self.zone.nr_free = pages
 
     def take(self, count: int) -> Array:
@@ -93,31 +95,34 @@ class Guest(Host):
 
     def populate(self, contents: Array) -> None:
         """Map a page of its own, with its content, at every address: a guest that has run."""
-        taken = self.machine.take(len(contents))
-        shared = self.machine.world
-        shared.array(Page.content)[taken] = contents
-        for field in (Page.refcount, Page.mapcount, Page.lru):
-            shared.array(field)[taken] = 1
-        self.world.array(MM.pte)[:] = packed(
-            self.world, Pte(present=True, write=True, dirty=True), taken
-        )
+        taken, shared = self.machine.take(len(contents)), self.machine.world
+        ptes, pte = self.world.array(MM.pte), Pte(present=True, write=True, dirty=True)
+        for part in chunks(len(contents)):
+            pages = taken[part]
+            shared.array(Page.content)[pages] = contents[part]
+            for field in (Page.refcount, Page.mapcount, Page.lru):
+                shared.array(field)[pages] = 1
+            ptes[part] = packed(self.world, pte, pages)
 
     def map_all(self) -> None:
         """The secondary MMU maps what the primary MMU does, writable: the guest has touched it."""
         self.mapped[:] = 1
-        ptes = self.world.array(MM.pte)
+        ptes, sptes = self.world.array(MM.pte), self.world.array(KVM.spte)
         kind = MM.pte.kind
         shift = next(s for name, _, s, _ in kind.parts(self.world.sizes) if name == "page")
-        taken = (ptes >> shift) - 1
-        self.world.array(KVM.spte)[:] = packed(self.world, Spte(present=True, write=True), taken)
+        for part in chunks(len(ptes)):
+            pages = (ptes[part] >> shift) - 1
+            sptes[part] = packed(self.world, Spte(present=True, write=True), pages)
+
+
+def chunks(count: int) -> Iterator[slice]:
+    """Parts of an array that are worked on one after the other: what they take in between is not
+    much then."""
+    return (slice(first, first + CHUNK) for first in range(0, count, CHUNK))
 
 
 def packed(world: ArrayWorld, value: Any, pages: Array) -> Array:
     """A PTE or SPTE as the array has it, for each of some pages."""
     kind = OfValue(type(value))
     shift = next(s for name, _, s, _ in kind.parts(world.sizes) if name == "page")
-    made = pages.astype(np.uint32 if kind.width(world.sizes) <= 32 else np.uint64)
-    made += 1
-    made <<= shift
-    made |= kind.encode(value, world.sizes)
-    return made
+    return kind.encode(value, world.sizes) | ((pages.astype(np.int64) + 1) << shift)
