@@ -124,11 +124,12 @@ SMALL = ("uprobe_one", "dontneed_one", "reclaim_one", "migrate_one", "unmerge", 
          "memslot_spaces", "memslot_mmio", "pfncache", "pfncache_two", "pfncache_hva",
          "private_convert", "private_punch", "private_dontneed", "private_both",
          "hmm_dontneed", "hmm_open", "oom_reap",
-         "oom_hmm", "exit_reclaim", "mprotect", "mprotect_thread", "mremap", "zero_page",
+         "oom_hmm", "exit_reclaim", "exit_aging", "exit_destroy", "mmap_aging",
+         "mprotect", "mprotect_thread", "mremap", "zero_page",
          "pfnmap", "fault_once", "unmerge_once", "reclaim_once", "migrate_once", "numa_once",
          "fault_beside_window", "fault_in_storm", "memslot_in_storm",
          "memslot_beside_storm", "cache_once", "cache_beside_window",
-         "cache_in_storm")  # fmt: skip
+         "cache_in_storm", "writeback")  # fmt: skip
 """The scenarios that have programs of up to STATES_MAX states; test_pinned checks the list."""
 
 

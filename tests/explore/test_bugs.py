@@ -57,6 +57,7 @@ VIOLATES = {
     "H26": {"I4"},
     "H27": {"I6c"},
     "H28": {"I12"},
+    "H29": {"walks_freed"},
     "H30": {"I4"},
     "H31": {"tracked_page_read_only"},
     "H32": {"mmio_not_retried"},
@@ -73,6 +74,9 @@ VIOLATES = {
     "H44": {"I7"},
     "H45": {"I7"},
     "H46": {"I6", "I6f"},
+    "H51": {"unlinked_twice"},
+    "H52": {"walks_freed"},
+    "H53": {"walks_freed"},
     "L1": {"other_windows_pass"},
     "P1": {"I1", "I4"},  # no retry check: a fault maps what it looked up before the window
     "P2": {"I1", "I4"},

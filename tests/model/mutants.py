@@ -20,7 +20,7 @@ from mmuwitness.model.host import Host, find_arch
 from mmuwitness.model.kvm.kvm_host import GONE, INVALID, VALID, Spte
 from mmuwitness.model.kvm.kvm_main import observe_change_pte
 from mmuwitness.model.kvm.memslots import gfn_to_hva, kvm_swap_active_memslots, memslot_state
-from mmuwitness.model.kvm.srcu import synchronize_srcu
+from mmuwitness.model.lib.srcutree import synchronize_srcu
 from mmuwitness.model.mm.gup import get_user_pages_unlocked
 from mmuwitness.model.mm.memory import zap_pte_range
 from mmuwitness.model.mm.migrate import remove_migration_ptes
@@ -274,7 +274,7 @@ def swap_inside_windows(kvm, slots):
     synchronize_srcu(kvm)
 
 
-@mutant("a memslot update does not wait for readers", "kvm.srcu.synchronize_srcu")
+@mutant("a memslot update does not wait for readers", "lib.srcutree.synchronize_srcu")
 def synchronize_nothing(kvm):
     return
 

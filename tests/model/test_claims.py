@@ -34,6 +34,7 @@ from tests.model.mutants_hpt import BREAKS_HPT, HARMLESS_HPT
 from tests.model.mutants_kvm import BREAKS_KVM
 from tests.model.mutants_mm import BREAKS_MM, HARMLESS_MM
 from tests.model.subscriber_mutants import SUBSCRIBER_BREAKS, SUBSCRIBER_HARMLESS
+from tests.model.vm_mutants import VM_BREAKS, VM_HARMLESS
 
 I1, I2, I3 = "coherent", "absent_in_window", "no_stale_tlb_entry"
 I4, I5, I6 = "freed_page_unmapped", "shared_page_read_only", "no_lost_write"
@@ -168,6 +169,7 @@ BREAKS = [
     ("-change_pte_bracketed -set_pte_at_notify", "ksm_alone", "v6.1", "arm64",
      {I1, I3, I4, I5, I6}),
     *SUBSCRIBER_BREAKS,
+    *VM_BREAKS,
     *((*row, {c.name for c in find_claims(broken.split())}) for *row, broken in BREAKS_MM),
 ]  # fmt: skip
 
@@ -196,6 +198,7 @@ HARMLESS = [
     ("a memslot update does not wait for readers", "memslot_flags", "v6.12", "x86-tdp"),
     ("-gpc_invalidate_seq", "pfncache", "v7.3", "x86-tdp"),  # its window hits a memslot
     *SUBSCRIBER_HARMLESS,
+    *VM_HARMLESS,
 ]  # fmt: skip
 
 

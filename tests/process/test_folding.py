@@ -455,6 +455,29 @@ def p2(host):
     with spin_lock(host.box.lk):
         host.box.seen[0] = 1
 """,
+    "sequences of two": """
+def remembers(host, counter):
+    seen = counter.seq.snapshot()
+    host.box.n += 1
+    host.box.seen[host.box.n] = counter.seq == seen
+
+def p0(host):
+    for counter in host.counters:
+        remembers(host, counter)
+
+def p1(host):
+    host.box.one = 2
+    host.counters[1].seq.bump()
+    seen = host.counters[0].seq.snapshot()
+    host.box.one = 3
+    host.box.flag = host.counters[0].seq != seen
+
+def claim0(host):
+    return host.box.seen[1] == 1
+
+def claim1(host):
+    return not host.box.flag
+""",
     "a claim that needs a lock of one process": """
 def p0(host):
     with spin_lock(host.box.lk):

@@ -209,6 +209,29 @@ KINDS = [
         "a snapshot and a snapshot cannot be compared",
         "compare it with its sequence",
     ),
+    refused(
+        "a snapshot of another sequence",
+        "a = host.box.seq.snapshot()\nx = host.counters[0].seq == a\n    ^",
+        "compared with a sequence that is not its own",
+        "a local of its own",
+    ),
+    refused(
+        "a snapshot of another object",
+        "a = host.counters[1].seq.snapshot()\nx = host.counters[0].seq == a\n    ^",
+        "compared with a sequence that is not its own",
+    ),
+    refused(
+        "a snapshot of one or the other",
+        "a = host.box.seq.snapshot()\n"
+        "if host.box.flag:\n    a = host.counters[0].seq.snapshot()\n    ^",
+        "of one sequence or of another",
+    ),
+    refused(
+        "a sequence known only in a run",
+        "host.counters[host.box.n].seq.bump()\n^",
+        "Counter.seq of several objects",
+        "known when the host is wired",
+    ),
     refused("a sequence has no value", "host.box.seq.peek()\n^", "has no peek", "bump(), snapshot"),
     refused("lengths", "a, b = 1, 2, 3\n^", "the two sides have different lengths"),
     refused(
@@ -228,7 +251,9 @@ KINDS = [
     ),
     refused("positional parts of a record", "rec = Rec(1)\n      ^", "Rec is built by keyword"),
     refused("a constant out of a list", "x = host.items[2]\n    ^", "the index 2 is outside 0..1"),
-    refused("a list of numbers", "x = TABLE[host.box.n]\n    ^", "the full list of a struct"),
+    refused(
+        "a list of numbers", "x = TABLE[host.box.n]\n    ^", "instances of a struct that follow"
+    ),
     refused("arithmetic of constants", "x = 1 + None\n    ^", "unsupported operand"),
     refused(
         "a negative shift", "x = 1 << host.box.neg\n    ^", "a number from 0 to 62", "-2..1 here"
@@ -431,3 +456,21 @@ def test_wrong_at_run_time(code: str, message: str, replayed: str, tmp_path) -> 
     with pytest.raises(ModelError, match=re.escape(replayed or message)):
         while replay.step(0, 0):
             pass
+
+
+SOME = """
+def wire(host):
+    host.last = host.items[1:]
+
+def p0(host):
+    host.last[host.box.flag].n = 3
+
+def p1(host):
+    host.box.flag = True
+"""
+
+
+def test_an_index_into_some_of_the_instances(tmp_path) -> None:
+    graph = explored(fold(SmallHost(load(tmp_path, declared(SOME)), items=3)))
+    assert not graph.errors
+    assert graph.final("Item.n") == {(0, 3, 0), (0, 0, 3)}

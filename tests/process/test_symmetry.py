@@ -26,6 +26,7 @@ class Shop:
         self.world = World()
         self.items = self.world.add(module.Item, items)
         self.box = self.world.add(module.Box)[0]
+        counters = self.world.add(module.Counter, items)
         self.overrides: dict[str, Any] = {}
         self.processes: list[Any] = [
             Actor(f"worker{n}", module.worker, (item,))
@@ -34,6 +35,7 @@ class Shop:
         self.box.count = items
         for item in self.items:
             item.box = self.box
+            item.counter = counters[item.index]
             item.all = self.items
         self.box.items = self.items
         if hasattr(module, "clerk"):
@@ -93,6 +95,10 @@ def test_alike(tmp_path: Path, code: str) -> None:
         "def worker(item):\n    item.all[1].n = choose(2)\n",
         "def worker(item):\n    item.n = choose(2)\n"
         "def claim0(host):\n    return host.items[0].n == 0\n",
+        # each remembers a sequence of its own
+        "def worker(item):\n    seen = item.counter.seq.snapshot()\n    item.n = 1\n"
+        "    item.box.flag = item.counter.seq == seen\n"
+        "def clerk(box):\n    box.items[0].counter.seq.bump()\n",
         # the first that fits
         "def worker(item):\n    item.n = choose(2)\n"
         "def clerk(box):\n    while True:\n        with atomic('one look'):\n"
@@ -103,6 +109,14 @@ def test_alike(tmp_path: Path, code: str) -> None:
 )
 def test_not_alike(tmp_path: Path, code: str) -> None:
     assert folded(tmp_path, code).reduced == []
+
+
+def test_who_has_a_sequence_is_not_alike(tmp_path: Path) -> None:
+    """A snapshot says of which object it is by the local that it is in."""
+    code = "def clerk(box):\n    for item in box.items:\n        item.counter.seq.bump()\n"
+    module = load(tmp_path, declared(code + "def worker(item):\n    item.n = choose(2)\n"))
+    program = fold(Shop(module, 3, 3), reduce=("items", "counters"))
+    assert program.reduced == ["items"]
 
 
 def test_any_of_them_by_a_choice_is_alike(tmp_path: Path) -> None:

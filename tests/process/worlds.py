@@ -59,10 +59,16 @@ class Rec(Local):
     item = Ref("Item")
 """
 
+COUNTER = """
+
+class Counter(Struct):
+    seq = Field(Sequence())
+"""
+
 
 def declared(code: str, length: int = 2) -> str:
     """Process code after the declarations that it uses; length: of the arrays named arr."""
-    return DECLARATIONS.replace("LENGTH", str(length)) + code
+    return DECLARATIONS.replace("LENGTH", str(length)) + code + COUNTER
 
 
 serial = itertools.count()
@@ -101,7 +107,8 @@ class Predicate:
 
 
 class SmallHost:
-    """A host with one Box, `host.box`, and some Items, `host.items`, where there are such.
+    """A host with one Box, `host.box`, and some Items and two Counters, `host.items` and
+    `host.counters`, where there are such.
 
     Its processes are the functions p0, p1 ... of a module, its claims claim0, claim1 ..."""
 
@@ -111,6 +118,8 @@ class SmallHost:
             self.items = self.world.add(module.Item, items)
         if hasattr(module, "Box"):
             self.box = self.world.add(module.Box)[0]
+        if hasattr(module, "Counter"):
+            self.counters = self.world.add(module.Counter, 2)
         if hasattr(module, "wire"):
             module.wire(self)
         self.overrides: dict[str, types.FunctionType] = {}

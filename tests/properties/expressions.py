@@ -14,6 +14,7 @@ Number = tuple[str, int, int]
 """The text of a number, its lowest and its highest value."""
 
 SCALARS: list[Number] = [("host.box.n", 0, 3), ("host.box.neg", -2, 1), ("host.box.one", 1, 3)]
+SEQUENCES = ["host.box.seq", "host.counters[0].seq", "host.counters[1].seq"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Scope:
     items: tuple[str, ...] = ()  # handles that are not None
     maybe: tuple[str, ...] = ()  # handles that may be None
     leaves: tuple[str, ...] = ()
-    snaps: tuple[str, ...] = ()
+    snaps: tuple[tuple[str, str], ...] = ()  # and the sequence of each
     records: tuple[str, ...] = ()
     held: frozenset[str] = frozenset()  # lock fields
     loop: bool = False
@@ -167,10 +168,11 @@ class Expressions:
             other = self.pick(["None", "host.items[0]"])
             return f"{self.maybe(scope)} {sign} {other}"
         if which == 4:
-            snaps = [*scope.snaps, *(f"{r}.seen" for r in scope.records)]
+            snaps = [*scope.snaps, *((f"{r}.seen", SEQUENCES[0]) for r in scope.records)]
             if not snaps:
                 return "host.box.flag"
-            return f"host.box.seq {self.pick(['==', '!='])} {self.pick(snaps)}"
+            name, sequence = self.pick(snaps)
+            return f"{sequence} {self.pick(['==', '!='])} {name}"
         a, b = self.truth(scope, depth - 1), self.truth(scope, depth - 1)
         if which <= 9:
             return f"({a} {self.pick(['and', 'or'])} {b})"

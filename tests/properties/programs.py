@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from tests.process.worlds import declared
-from tests.properties.expressions import SCALARS, Expressions, Helper, Scope
+from tests.properties.expressions import SCALARS, SEQUENCES, Expressions, Helper, Scope
 from tests.properties.lock_statements import LOCKS, LockStatements
 
 # The fields of narrow programs: under which lock they are used, or by which process alone.
@@ -338,16 +338,17 @@ class Writer(LockStatements, Expressions):
         return scope
 
     def s_bump(self, scope: Scope) -> Scope:
-        self.put("host.box.seq.bump()")
+        self.put(f"{self.pick(SEQUENCES)}.bump()")
         return scope
 
     def s_snapshot(self, scope: Scope) -> Scope:
         if scope.snaps and self.chance(50):
-            self.put(f"{self.pick(scope.snaps)} = host.box.seq.snapshot()")
+            name, sequence = self.pick(scope.snaps)
+            self.put(f"{name} = {sequence}.snapshot()")
             return scope
-        name = self.name("s")
-        self.put(f"{name} = host.box.seq.snapshot()")
-        return scope.add("snaps", name)
+        name, sequence = self.name("s"), self.pick(SEQUENCES)
+        self.put(f"{name} = {sequence}.snapshot()")
+        return scope.add("snaps", (name, sequence))
 
     def s_if(self, scope: Scope) -> Scope:
         test = "feature.on" if self.chance(4) else self.truth(scope, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from mmuwitness.model.arch.arch import Arch
@@ -26,7 +27,9 @@ from mmuwitness.model.kvm.kvm_host import (
     GfnToPfnCache,
     GuestMemfd,
     Hpte,
+    KvmMmuPage,
     Memslot,
+    Rcu,
     Spte,
 )
 from mmuwitness.model.kvm.kvm_main import (
@@ -59,6 +62,12 @@ ARCHES: dict[str, Arch] = {
 }
 
 
+def wire_memslot(slot: Any, number: int, base_gfn: int, userspace_addr: int, npages: int) -> Any:
+    slot.id, slot.base_gfn = number, base_gfn
+    slot.userspace_addr, slot.npages = userspace_addr, npages
+    return slot
+
+
 def find_arch(name: str) -> Arch:
     """The architecture of that name; UnknownName lists what exists."""
     if name not in ARCHES:
@@ -77,14 +86,11 @@ class Host:
         self.world = self.wire_world()
         self.pages = self.world.add(Page, self.sizes.pages)
         self.mm, *self.children = self.wire_mm()
-        self.kvm = self.wire_kvm()
-        self.vcpus = (
-            self.world.add(VCPU, self.sizes.vcpus, kvm=self.kvm) if self.sizes.vcpus else []
-        )
-        self.kvm.vcpus = self.vcpus
-        self.mm.notifier_subscriptions = [self.kvm_notifier()] if self.vcpus else []
-        for number in range(len(self.mm.notifier_subscriptions)):
-            self.mm.hashed[number] = True
+        self.kvms = self.wire_kvms()
+        self.kvm = self.kvms[0]
+        self.vcpus = self.wire_vcpus()
+        newest_first = reversed(self.kvms) if self.vcpus else ()
+        self.mm.notifier_subscriptions = [self.kvm_notifier(kvm) for kvm in newest_first]
         self.devices: list[Any] = []
         self.processes: Sequence[Any] = ()
         self.claims: Sequence[Any] = ()
@@ -92,18 +98,21 @@ class Host:
 
     def wire_world(self) -> World:
         sizes = self.sizes
+        gfns = max(each.gfns for each in (sizes, *sizes.second()))
         return self.make_world(
             pages=sizes.pages,
             addresses=sizes.addresses,
             pmds=-(-sizes.addresses // 2),
-            gfns=sizes.gfns,
-            tables=-(-sizes.gfns // sizes.gfns_per_table),
-            range_max=max(sizes.addresses, sizes.gfns),
+            gfns=gfns,
+            tables=-(-gfns // sizes.gfns_per_table),
+            range_max=max(sizes.addresses, gfns),
             contents=1,
             refcounts=REFCOUNT_MAX,
             mapcounts=3,
+            users=4,
             writable_bits=int(self.has_writable_bits()),
             young_bits=int(sizes.ages_pages),
+            KvmMmuPage=0,
         )
 
     def has_writable_bits(self) -> bool:
@@ -132,6 +141,8 @@ class Host:
             writes_back=sizes.writes_back,
             forks=sizes.forks,
             exits=sizes.exits,
+            unregisters=sizes.unregisters,
+            has_srcu=sizes.unregisters,
             huge_pages=sizes.huge_pages,
             shmem=sizes.shmem,
             shares_pmds=sizes.shares_pmds,
@@ -145,47 +156,69 @@ class Host:
             self.pages[0].refcount = 1
         return [mm, *children]
 
-    def wire_kvm(self) -> Any:
-        sizes, gfns = self.sizes, self.sizes.gfns
-        slots = self.wire_memslots()
-        kvm = self.world.add(
-            KVM,
-            mm=self.mm,
-            arch=self.arch,
-            memslots=slots,
-            last_memslot=slots[-1] if sum(slot.npages for slot in slots) == gfns else None,
-            updates_memslots=sizes.updates_memslots,
-            moved_base_gfn=sizes.moved_base_gfn,
-            replaces_roots=sizes.replaces_roots,
-            caches_mmio=sizes.caches_mmio,
-            yields=sizes.yields,
-            logs_dirty_pages=sizes.logs_dirty_pages,
-            tracks_writes=sizes.tracks_writes,
-            writable_bits=self.has_writable_bits(),
-            ages_pages=sizes.ages_pages,
-            access_tracking=sizes.access_tracking,
-            delays_flushes=sizes.delays_flushes,
-            gfns=range(gfns),
-            nr_gfns=gfns,
-            read_gfns=sizes.read_gfns or gfns,
-            written_gfns=sizes.written_gfns,
-            range_max=max(sizes.addresses, gfns),
-            table_shift=sizes.gfns_per_table - 1,
-        )[0]
-        kvm.hptes = self.world.add(Hpte, gfns) if self.arch.has_hptes else []
+    def wire_kvms(self) -> list[Any]:
+        """The VMs, in the order of their registration."""
+        each = [self.sizes, *self.sizes.second()]
+        kvms = self.world.add(KVM, len(each), mm=self.mm, arch=self.arch)
+        gfns = sum(sizes.gfns for sizes in each)
+        hptes = iter(self.world.add(Hpte, gfns) if self.arch.has_hptes else ())
+        layouts = [sizes.memslot_layout() for sizes in each]
+        slots = iter(self.world.add(Memslot, sum(map(len, layouts))))
+        for kvm, sizes, layout in zip(kvms, each, layouts, strict=True):
+            self.wire_kvm(
+                kvm, sizes, [wire_memslot(next(slots), n, *a) for n, a in enumerate(layout)]
+            )
+            kvm.hptes = list(islice(hptes, sizes.gfns))
+        return kvms
+
+    def wire_kvm(self, kvm: Any, sizes: Sizes, slots: list[Any]) -> None:
+        gfns = sizes.gfns
+        constants = {
+            "memslots": slots,
+            "last_memslot": slots[-1] if sum(slot.npages for slot in slots) == gfns else None,
+            "has_srcu": (sizes.updates_memslots or sizes.logs_dirty_pages)
+            and self.has_feature("memslots_srcu"),
+            "updates_memslots": sizes.updates_memslots,
+            "moved_base_gfn": sizes.moved_base_gfn,
+            "replaces_roots": sizes.replaces_roots,
+            "caches_mmio": sizes.caches_mmio,
+            "yields": sizes.yields,
+            "logs_dirty_pages": sizes.logs_dirty_pages,
+            "tracks_writes": sizes.tracks_writes,
+            "writable_bits": self.has_writable_bits(),
+            "ages_pages": sizes.ages_pages,
+            "access_tracking": sizes.access_tracking,
+            "delays_flushes": sizes.delays_flushes,
+            "frees_tables": sizes.frees_tables and self.arch.frees_tables,
+            "frees_by_rcu": sizes.frees_by_rcu and self.arch.frees_by_rcu,
+            "gfns": range(gfns),
+            "nr_gfns": gfns,
+            "read_gfns": sizes.read_gfns or gfns,
+            "written_gfns": sizes.written_gfns,
+            "range_max": max(sizes.addresses, gfns),
+            "table_shift": sizes.gfns_per_table.bit_length() - 1,
+        }
+        for name, value in constants.items():
+            setattr(kvm, name, value)
         kvm.gpc_list = self.wire_caches(slots) if sizes.caches else []
+        if kvm.frees_by_rcu:
+            kvm.rcu = self.world.add(Rcu, has_srcu=True)[0]
+            kvm.mmu_pages = self.world.add(KvmMmuPage, 2)
+            for sp in kvm.mmu_pages:
+                sp.freed = True
         private = sizes.private_memory and self.arch.has_private_mem
         private = private and self.has_feature("guest_memfd")
         kvm.gmem = self.world.add(GuestMemfd)[0] if private else None
-        return kvm
 
-    def wire_memslots(self) -> list[Any]:
-        layout = self.sizes.memslot_layout()
-        slots = self.world.add(Memslot, len(layout))
-        for number, slot in enumerate(slots):
-            slot.id = number
-            slot.base_gfn, slot.userspace_addr, slot.npages = layout[number]
-        return slots
+    def wire_vcpus(self) -> list[Any]:
+        """Those of the first VM; a second one has one."""
+        owners = [self.kvm] * self.sizes.vcpus + self.kvms[1:]
+        vcpus = self.world.add(VCPU, len(owners)) if owners else []
+        for vcpu, kvm in zip(vcpus, owners, strict=True):
+            vcpu.kvm = kvm
+        for kvm in self.kvms:
+            kvm.vcpus = [vcpu for vcpu in vcpus if vcpu.kvm is kvm]
+        return vcpus
 
     def wire_caches(self, slots: Sequence[Any]) -> list[Any]:
         """A cache for each of the hvas."""
@@ -201,13 +234,14 @@ class Host:
         self.features_read.add(name)
         return self.era.has(name, self.arch.kernel_arch)
 
-    def kvm_notifier(self) -> MmuNotifier:
+    def kvm_notifier(self, kvm: Any) -> MmuNotifier:
         """kvm_mmu_notifier_ops as this kernel has them."""
         change_pte = self.arch.has_change_pte(self.era)
         self.features_read |= {"change_pte_op", self.arch.change_pte} - {""}
         page = self.has_feature("invalidate_page_op")
-        return MmuNotifier(
-            self.kvm,
+        self.mm.hashed[kvm.index] = True
+        subscription = MmuNotifier(
+            kvm,
             kvm_mmu_notifier_invalidate_range_start,
             kvm_mmu_notifier_invalidate_range_end,
             kvm_mmu_notifier_invalidate_page if page else None,
@@ -215,7 +249,10 @@ class Host:
             kvm_mmu_notifier_clear_flush_young,
             kvm_mmu_notifier_clear_young,
             kvm_mmu_notifier_release,
+            kvm.index,
         )
+        kvm.mmu_notifier = subscription
+        return subscription
 
     def add_device(self, struct: type[Struct], invalidate: Callable[..., Any]) -> Any:
         """A driver that mirrors the whole mm, with one device: an instance of its struct, which

@@ -20,7 +20,9 @@ class Sizes:
       pages: all there are.  slot_pages: the memslots cover the first so many addresses, in equal
       parts; what is over goes to the last one.  layout: the memslots, if not so.
       gfns_per_table: 2 if neighbouring gfns share their last-level table page, 1 if each has its
-      own.  read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
+      own; any power of two.  read_gfns, written_gfns: the guest reads and writes the first so many
+      (0: reads all).  second_vm: the memslots of another VM of the same process, created after the
+      first; it has one vCPU, and uses nothing of what follows.
       mergeable: ksmd scans the first so many addresses.
 
     Memslots
@@ -35,7 +37,9 @@ class Sizes:
       logging on.  tracks_writes: somebody shadows guest page tables.  writable_bits: SPTEs say
       why they are read-only, where the architecture has bits for that.  ages_pages: somebody asks
       whether pages are young.  access_tracking: x86 without the Accessed bit.  delays_flushes:
-      somebody zaps and leaves the flush to others.
+      somebody zaps and leaves the flush to others.  frees_tables: a VM ends, and with
+      it the tables of an architecture that frees them as soon as it is released.  frees_by_rcu:
+      somebody walks the tables of the TDP MMU while their pages are replaced.
 
     The primary MMU
       host_thread: a thread of the VMM uses the TLB of its CPU.  defers_flushes: somebody flushes it
@@ -43,8 +47,9 @@ class Sizes:
       is the zero page.  maps_pfns: a driver maps its pages.  changes_vmas: addresses leave their
       VMA, or it becomes read-only.  frees_lazily: somebody calls MADV_FREE.  writes_back: a file
       is mapped shared.  forks: there is a child.  exits: the process has exited: its vCPUs do not
-      run, its mm is being torn down.  huge_pages: a PMD may be huge.  shmem: the VMA is of a file
-      of shmem.  shares_pmds: a file of hugetlb is mapped twice.
+      run, its mm is being torn down.  unregisters: KVM leaves the list of subscriptions while
+      others may go through it.  huge_pages: a PMD may be huge.  shmem: the VMA is of a file of
+      shmem.  shares_pmds: a file of hugetlb is mapped twice.
     """
 
     vcpus: int = 1
@@ -56,6 +61,7 @@ class Sizes:
     gfns_per_table: int = 2
     read_gfns: int = 0
     written_gfns: int = 1
+    second_vm: tuple[MemslotLayout, ...] = ()
     mergeable: int = 1
 
     updates_memslots: bool = False
@@ -72,6 +78,8 @@ class Sizes:
     ages_pages: bool = False
     access_tracking: bool = False
     delays_flushes: bool = False
+    frees_tables: bool = False
+    frees_by_rcu: bool = False
 
     host_thread: bool = False
     defers_flushes: bool = False
@@ -83,6 +91,7 @@ class Sizes:
     writes_back: bool = False
     forks: bool = False
     exits: bool = False
+    unregisters: bool = False
     huge_pages: bool = False
     shmem: bool = False
     shares_pmds: bool = False
@@ -94,6 +103,19 @@ class Sizes:
         each, over = divmod(self.slot_pages, self.memslots)
         last = self.memslots - 1
         return tuple((n * each, n * each, each + over * (n == last)) for n in range(self.memslots))
+
+    def second(self) -> tuple[Sizes, ...]:
+        """Those of a second VM, if there is one."""
+        if not self.second_vm:
+            return ()
+        return (
+            Sizes(
+                addresses=self.addresses,
+                layout=self.second_vm,
+                gfns_per_table=self.gfns_per_table,
+                written_gfns=self.written_gfns,
+            ),
+        )
 
     @property
     def gfns(self) -> int:

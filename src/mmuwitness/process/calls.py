@@ -217,12 +217,12 @@ def method(b: Statements, bound: Bound, values: list[Any], keywords: Any, node: 
     if bound.name not in ("bump", "snapshot") or not isinstance(target.field.kind, Sequence):
         hint = "a sequence has bump(), snapshot(), == and !="
         raise b.error(f"a sequence has no {bound.name}", node, hint)
+    sequence = operators.sequence_of(b, target)
     if bound.name == "bump":
-        b.access("bump", target, node)
+        b.access("bump", target, node, extra=sequence)
         return Const(None)
     dst = b.temp(node, Snapshot())
-    dst.snapshot_of = target.field
-    b.access("snap", target, node, dst=dst)
+    b.access("snap", target, node, dst=dst, extra=sequence)
     return Dyn(dst, Snapshot())
 
 
@@ -271,9 +271,8 @@ def smallest(b: Statements, function: Any, values: list[Any], node: ast.Call) ->
     return Dyn(dst, kind)
 
 
-def iteration(b: Statements, node: ast.For) -> list[Folded]:
+def iteration(b: Statements, over: Folded, node: ast.For) -> list[Folded]:
     """What a for loop runs over: objects known now, or range() of numbers known now."""
-    over = b.expr(node.iter)
     if isinstance(over, Many):
         return list(over.items)
     if isinstance(over, Const):

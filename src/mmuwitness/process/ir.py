@@ -28,6 +28,11 @@ class Site:
     number: int
 
 
+SequenceOf = tuple[str, int | None]
+"""A sequence: the key of its field, and the number of the instance that has it; None where that is
+known only in a run."""
+
+
 class Reg:
     """A local variable or temporary of one inlined call; holds one coded integer."""
 
@@ -35,7 +40,7 @@ class Reg:
 
     def __init__(self, context: Context, name: str, kind: Kind) -> None:
         self.context, self.name, self.kind = context, name, kind
-        self.snapshot_of: Field | None = None
+        self.snapshot_of: SequenceOf | None = None
 
     def __repr__(self) -> str:
         return f"{self.name}@{len(self.context)}"
@@ -48,10 +53,10 @@ class Op:
     """One operation.  `code` is one of:
 
     mov, bin (extra: operator), load, store, acquire, release, try (extra: "w" or "r"),
-    bump, snap, fresh, cover (extra: mark), check (extra: message), choose (extra: n), wait,
-    begin (an atomic region starts), trace (extra: name) and sleep (it might; extra: inside
-    non_block), which `sleeping` makes a mark of, or nothing.  Where functions are counted: count
-    and spend (extra: the function that is entered), and leave (a window is open).
+    bump, snap, fresh (extra: the sequence), cover (extra: mark), check (extra: message), choose
+    (extra: n), wait, begin (an atomic region starts), trace (extra: name) and sleep (it might;
+    extra: inside non_block), which `sleeping` makes a mark of, or nothing.  Where functions are
+    counted: count and spend (extra: the function that is entered), and leave (a window is open).
 
     `first` is where a step that begins with this access begins: the operation that starts to
     compute its element number.  `handle`: what the instance accessed is known by, its number or

@@ -160,7 +160,7 @@ class Body:
     def op_loop(self, op: Op) -> None:
         pass
 
-    op_begin = op_wait = op_trace = op_loop
+    op_begin = op_wait = op_trace = op_leave = op_loop
 
     def op_mov(self, op: Op) -> None:
         self.result(op, self.operand(op.args[0]))
@@ -429,17 +429,24 @@ class ProcessBody(Body):
         masks = [0] * self.layout.words
         for frame in self.layout.frames:
             for reg, slot in frame.snapshots.items():
-                if reg.snapshot_of is op.field:
+                if reg.snapshot_of == op.extra:
                     masks[slot.word] |= 1 << slot.shift
         for word, mask in enumerate(masks):
             if mask:
                 self.f.set(word, self.f.bin("and", self.f.get(word), signed(~mask)))
         for reg in self.marked:
-            if reg.snapshot_of is op.field:
+            if reg.snapshot_of == op.extra:
                 self.f.set(reg, 0)
 
     def op_choose(self, op: Op) -> None:
         self.result(op, "%choice")
+
+    def op_count(self, op: Op) -> None:
+        """A function is entered: one more in the program's table of words, `@counts`."""
+        number = self.lowered.counter_number(op.extra)
+        word = self.f.value(f"getelementptr i64, ptr @counts, i64 {number}")
+        more = self.f.bin("add", self.f.value(f"load i64, ptr {word}"), 1)
+        self.f.do(f"store i64 {more}, ptr {word}")
 
     def op_cover(self, op: Op) -> None:
         if op.extra not in self.lowered.marks:
@@ -473,16 +480,3 @@ def choices(steps: Steps) -> list[int]:
         b.op.extra if b.op is not None and b.op.code == "choose" else 1 for b in steps.boundaries
     ]
     return [*per_pc, 1]
-
-
-def propagate_snapshots(processes: list[Process]) -> None:
-    """Every snapshot register learns which sequence it was taken from."""
-    changed = True
-    while changed:
-        changed = False
-        for process in processes:
-            for _, _, op in process.ops():
-                source = op.args[0] if op.code == "mov" else None
-                if isinstance(source, Reg) and op.dst is not None and source.snapshot_of:
-                    changed |= op.dst.snapshot_of is None
-                    op.dst.snapshot_of = source.snapshot_of

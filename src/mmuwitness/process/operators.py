@@ -20,7 +20,7 @@ from mmuwitness.model.state import (
     Snapshot,
     Value,
 )
-from mmuwitness.process.ir import kind_of_constant
+from mmuwitness.process.ir import SequenceOf, kind_of_constant
 from mmuwitness.process.values import Bound, Const, Dyn, Folded, Many, Place
 
 if TYPE_CHECKING:
@@ -222,6 +222,13 @@ def decided_by_range(b: Expressions, name: str, one: Kind, other: Kind) -> bool 
     return bool(low) if low == high else None
 
 
+def sequence_of(b: Expressions, place: Place) -> SequenceOf:
+    """Which sequence a place is."""
+    if isinstance(place.of, int):
+        return place.field.key, place.of
+    return place.field.key, 0 if b.world.sizes[place.field.struct] == 1 else None
+
+
 def compare_sequence(
     b: Expressions, left: Folded, right: Folded, name: str, node: ast.Compare
 ) -> Folded:
@@ -235,7 +242,7 @@ def compare_sequence(
         raise b.error("this comparison has no meaning", node, hint)
     assert isinstance(other, Dyn) and isinstance(place, Place)
     fresh = b.temp(node, Bool())
-    b.access("fresh", place, node, dst=fresh, rest=(other.reg,))
+    b.access("fresh", place, node, dst=fresh, rest=(other.reg,), extra=sequence_of(b, place))
     if name == "eq":
         return Dyn(fresh, Bool())
     stale = b.temp(node, Bool(), "n")

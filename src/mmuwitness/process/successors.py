@@ -21,7 +21,6 @@ from mmuwitness.process.lower import (
     Function,
     ProcessBody,
     choices,
-    propagate_snapshots,
 )
 from mmuwitness.process.lowered import Lowered
 from mmuwitness.process.steps import Steps
@@ -45,7 +44,6 @@ def lower_program(
 ) -> Lowered:
     """lines: the program says which lines of process code it ran."""
     lowered = Lowered("", [], lines={} if lines else None)
-    propagate_snapshots([s.process for s in steps])
     parts = []
     for number, each in enumerate(steps):
         header = f"define internal i64 @process{number}(ptr %in, ptr %out, i64 %choice, ptr %aux)"
@@ -68,6 +66,8 @@ def lower_program(
     parts.append(emit_successors(layout, steps, len(claims)))
     if lowered.lines is not None:
         parts.append(f"@lines = global [{len(lowered.lines)} x i8] zeroinitializer")
+    if lowered.counters:
+        parts.append(f"@counts = global [{len(lowered.counters)} x i64] zeroinitializer")
     lowered.text = "\n\n".join(parts)
     lowered.successors_max = sum(max(choices(each)) for each in steps)
     return lowered

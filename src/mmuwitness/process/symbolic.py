@@ -22,6 +22,9 @@ from mmuwitness.process.symbols import Symbols, Value, kinds_within
 FREE, MINE, OTHERS, READ_BY_ME, READ_BY_OTHERS, READ_BY_BOTH = range(6)
 """What a process can see of a lock: free, held, or read."""
 
+BUMPED, SNAPPED = range(2)
+"""What a step may have done with a sequence."""
+
 
 @dataclass
 class Environment:
@@ -289,16 +292,17 @@ class Evaluator:
                 env.cells[name] = self.d.choose(here, part, self.cell(name, env))
 
     def op_snap(self, op: Op, env: Environment) -> None:
+        """That it was taken from this sequence, and no other one, is a part of what a step does."""
+        env.cells[*op.extra, SNAPPED] = self.d.true
         self.set(op, env, self.d.true)
 
     def op_fresh(self, op: Op, env: Environment) -> None:
         self.set(op, env, self.operand(op.args[1], env))
 
     def op_bump(self, op: Op, env: Environment) -> None:
-        assert op.field is not None
-        env.cells["bump", op.field.key] = self.d.true
+        env.cells[*op.extra, BUMPED] = self.d.true
         for reg in env.regs:
-            if reg.snapshot_of is op.field:
+            if reg.snapshot_of == op.extra:
                 env.regs[reg] = self.d.false
 
     def op_choose(self, op: Op, env: Environment) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmuwitness.model.state import Ref, Struct, World
+from mmuwitness.model.state import Sequence as SequenceKind
 from mmuwitness.process.diagrams import Renaming, TooLarge
 from mmuwitness.process.layout import Layout
 from mmuwitness.process.lower import choices
@@ -47,12 +48,16 @@ class Kindred:
 
 
 def candidates(host: Any) -> list[Kindred]:
-    """Processes with one text, each with an instance of its own; then structs without processes."""
+    """Processes with one text, each with an instance of its own; then structs without processes.
+
+    None that has a sequence: which of them a snapshot was taken from is known when a program is
+    folded, and to exchange them would be to exchange locals, too."""
     found: list[Kindred] = []
     world: World = host.world
     families: dict[Any, list[int]] = {}
     for pid, spec in enumerate(host.processes):
-        if len(spec.arguments) == 1 and isinstance(spec.arguments[0], Struct):
+        owned = spec.arguments[0] if len(spec.arguments) == 1 else None
+        if isinstance(owned, Struct) and not has_sequence(owned):
             struct = type(spec.arguments[0]).__name__
             families.setdefault((spec.function, struct), []).append(pid)
     for (_, struct), pids in families.items():
@@ -61,9 +66,14 @@ def candidates(host: Any) -> list[Kindred]:
             found.append(Kindred(struct, tuple(pids)))
     run = {each.struct for each in found}
     for struct, instances in world.structs():
-        if len(instances) > 1 and type(instances[0]).fields and struct not in run:
+        fits = type(instances[0]).fields and not has_sequence(instances[0])
+        if len(instances) > 1 and fits and struct not in run:
             found.append(Kindred(struct))
     return found
+
+
+def has_sequence(instance: Struct) -> bool:
+    return any(isinstance(each.kind, SequenceKind) for each in instance.fields.values())
 
 
 class Exchange(Renaming):

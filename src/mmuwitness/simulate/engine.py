@@ -11,11 +11,22 @@ import numpy as np
 from mmuwitness.explore.loops import NativeLoops
 from mmuwitness.model.kvm.kvm_host import KVM
 from mmuwitness.model.mm.mm_types import Page
+from mmuwitness.simulate.arrays import WRITER
 from mmuwitness.simulate.kernel.ksm import Ksm
 from mmuwitness.simulate.lower import Context
 from mmuwitness.simulate.machine import Guest
 from mmuwitness.simulate.program import ManyProgram
-from mmuwitness.simulate.records import AHEAD, NEVER, OPERATION, RUN, TASK, Came, Kind, record
+from mmuwitness.simulate.records import (
+    AHEAD,
+    NEVER,
+    OPERATION,
+    RUN,
+    TASK,
+    Came,
+    Kind,
+    State,
+    record,
+)
 
 SOURCES = (
     *("simulate/engine_core.py", "simulate/records.py", "simulate/lower.py", "simulate/arrays.py"),
@@ -103,6 +114,7 @@ class Engine:
         task["present"], task["writable"] = 1 << parts["present"][0], 1 << parts["write"][0]
         aged_shift, aged_width = parts["aged"]
         task["aged"] = (1 << aged_width) - 1 << aged_shift
+        task["tracked"] = int(host.kvm.access_tracking)
         task["page_shift"], task["page_mask"] = shift, (1 << width) - 1
         task["contents"] = host.machine.world.array(Page.content).ctypes.data
         task["mapped"] = host.mapped.ctypes.data
@@ -129,9 +141,51 @@ class Engine:
         came = Came(loops()["simulate"](self.run_record.ctypes.data))
         if came is Came.ERROR:
             raise StepError(self.program.error(int(self.context[Context.AUX])))
-        if came is Came.STUCK:
-            raise StepError("every task waits for a lock")
+        if came is Came.STUCK or self.waits_in_a_ring():
+            waiting = np.flatnonzero(self.tasks["state"][: self.made] == State.BLOCKED)
+            raise StepError("deadlock: " + "; ".join(self.wait_of(int(n)) for n in waiting))
         return came
+
+    def waits_in_a_ring(self) -> bool:
+        """Some task waits for one that waits ... for itself."""
+        for start in np.flatnonzero(self.tasks["state"][: self.made] == State.BLOCKED):
+            seen, task = {-1}, int(start)
+            while task not in seen:
+                seen.add(task)
+                task = self.lock_of(task)[1]
+            if task == start:
+                return True
+        return False
+
+    def lock_of(self, number: int) -> tuple[str, int]:
+        """The lock that a task waits for, and the task that holds it alone; -1: nobody, or who
+        holds it shares it."""
+        task = self.tasks[number]
+        if task["state"] != State.BLOCKED:
+            return "", -1
+        guest = self.guests[self.guest_of(number)]
+        for world in (guest.world, guest.machine.world):
+            for key, array in world.arrays.items():
+                place = int(task["lock"]) - array.ctypes.data
+                if 0 <= place < array.nbytes:
+                    held = int(array[place // array.itemsize])
+                    name = key if len(array) == 1 else f"{key} of {place // array.itemsize}"
+                    return name, held - WRITER if held >= WRITER else -1
+        raise AssertionError("a task waits for what is no lock")
+
+    def guest_of(self, number: int) -> int:
+        """The guest that a task works on now: an operation may go on in another one."""
+        tables = int(self.tasks[number]["tables"])
+        return int(np.flatnonzero(self.table_addresses == tables)[0])
+
+    def wait_of(self, number: int) -> str:
+        lock, holder = self.lock_of(number)
+        held = f"which {self.name_of(holder)} holds" if holder >= 0 else "which others share"
+        return f"{self.name_of(number)} waits for {lock}, {held}"
+
+    def name_of(self, number: int) -> str:
+        own = int(self.tasks[number]["own"])
+        return f"{self.program.operations[own].name} (task {number})"
 
     @property
     def now(self) -> int:

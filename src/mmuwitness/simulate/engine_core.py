@@ -66,7 +66,7 @@ PAGES, HOT, HOT_SHARE, WRITE_SHARE, WRITE_FIRST, WRITE_PAGES, STRAY_SHARE = offs
 CLASSES, CLASS_SHARE, AIMED, NEXT, MISSED, EXITS, RETRIES, REFAULTS = offsets(
     TASK, "classes class_share aimed next missed exits retries refaults"
 )
-STALLED, STALLS = offsets(TASK, "stalled stalls")
+STALLED, STALLS, TRACKED = offsets(TASK, "stalled stalls tracked")
 GUESTS, FIRST_GUEST, GUEST_COUNT, CURSOR, SPAN, STRIDE, BATCH, BATCHED = offsets(
     TASK, "guests first_guest guest_count cursor span stride batch batched"
 )
@@ -244,23 +244,30 @@ def access(task, count, seed):
     """The next so many accesses, up to the first that is not let: how many are.  seed: that the
     first was aimed with."""
     needed, aged = load(task + PRESENT), load(task + AGED)
-    writable = load(task + WRITABLE)
+    writable, walks = load(task + WRITABLE), aged != 0 and load(task + TRACKED) == 0
     sptes, spte_bytes = load(task + SPTES), load(task + SPTE_BYTES)
     shift, mask = load(task + PAGE_SHIFT), load(task + PAGE_MASK)
     contents, wrote = load(task + CONTENTS) - 4, load(task + WRITES)
     classes, class_share = load(task + CLASSES) - 1, load(task + CLASS_SHARE)
     aimed = load(task + AIMED) + 8 * load(task + NEXT)
+    first, span = load(task + WRITE_FIRST), load(task + WRITE_PAGES)
     let = int64(0)
     while let < count:
         write = load(aimed) & 1
         spte = read_spte(sptes, spte_bytes, load(aimed) >> 1)
         want = needed | (writable if write != 0 else 0)
+        if walks and (spte & (want | aged)) == want | aged:
+            # the walker sets A, without an exit
+            spte &= ~aged
+            write_spte(sptes, spte_bytes, load(aimed) >> 1, spte)
         if (spte & (want | aged)) != want:
             break
         if write != 0:
             wrote += 1
             page = (spte >> shift) & mask
-            store_half(contents + 4 * page, content(mix(seed ^ wrote), wrote, classes, class_share))
+            offset = (load(aimed) >> 1) - first
+            share = class_share if offset < 0 or offset >= span else int64(0)
+            store_half(contents + 4 * page, content(mix(seed ^ wrote), wrote, classes, share))
         let += 1
         seed += int64(GOLDEN)
         aimed += 8
@@ -273,6 +280,14 @@ def read_spte(sptes, spte_bytes, gfn):
     if spte_bytes == 4:
         return load_half(sptes + 4 * gfn)
     return load(sptes + 8 * gfn)
+
+
+@njit(**NATIVE)
+def write_spte(sptes, spte_bytes, gfn, spte):
+    if spte_bytes == 4:
+        store_half(sptes + 4 * gfn, spte)
+    else:
+        store(sptes + 8 * gfn, spte)
 
 
 @njit(**NATIVE)

@@ -40,7 +40,7 @@ TASK = (
     *("contents", "mapped", "period", "touches", "writes"),
     *("pages", "hot", "hot_share", "write_share", "write_first", "write_pages", "stray_share"),
     *("classes", "class_share", "aimed", "next", "missed", "exits", "retries", "refaults"),
-    *("stalled", "stalls"),
+    *("stalled", "stalls", "tracked"),
     # a daemon
     *("guests", "first_guest", "guest_count", "cursor", "span", "stride", "batch", "batched"),
     *("sleep", "rest", "passes", "scatter", "reports", "chains", "argument"),
@@ -59,7 +59,7 @@ bytes, 1 once a gfn was mapped.  aimed: address of AHEAD accesses, each twice th
 write, of which it has made the first `next`; missed: since when the next one is not let, or -1;
 exits: accesses that were not let at once, of which `refaults` to gfns that had been mapped before;
 retries: exits after the first of an access; stalled: ns lost; stalls: address of 64 counters of
-exits by the bits of the ns lost.
+exits by the bits of the ns lost; tracked: an access to a page that was aged exits, too.
 
 A daemon runs its operation on guest_count guests from first_guest on (guests: addresses of their
 tables), for every `stride`-th number below `span`, or for random ones (scatter); after `batch` of

@@ -27,9 +27,10 @@ from mmuwitness.model.primitives import atomic, feature, trace, write_lock
 class Arch:
     """Defaults shared by most.  name: as given on the command line; kernel_arch: as in era rows;
     notifier and change_pte: features that say whether KVM there has them at all; has_private_mem:
-    guests may have private memory; has_hptes: leaves have locks of their own, and faults ask for
-    retry under these instead of mmu_lock; logs_by_write_protection: that is how the dirty log
-    learns of writes."""
+    guests may have private memory; frees_tables: ->release() frees the tables, not only what they
+    map; frees_by_rcu: who walks them without mmu_lock is waited for; has_hptes: leaves have locks
+    of their own, and faults ask for retry under these instead of mmu_lock;
+    logs_by_write_protection: that is how the dirty log learns of writes."""
 
     name = ""
     kernel_arch = ""
@@ -39,6 +40,8 @@ class Arch:
     maps_reads_writable = False
     retries_in_host = False
     has_private_mem = False
+    frees_tables = False
+    frees_by_rcu = False
     has_hptes = False
     logs_by_write_protection = True
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.kvm_main import (
+    WALKS_FREED,
     cond_resched_rwlock_write,
     hva_to_pfn,
     kvm_release_pfn_clean,
 )
-from mmuwitness.model.primitives import atomic, feature, read_lock, write_lock
+from mmuwitness.model.primitives import atomic, cover, feature, read_lock, write_lock
 
 
 class Arm64(Arch):
@@ -21,6 +22,7 @@ class Arm64(Arch):
     notifier = "arm64_notifier"
     change_pte = "arm64_change_pte"
     maps_reads_writable = True
+    frees_tables = True
 
     def kvm_set_spte_gfn(self, kvm, range):
         """kvm_pgtable_stage2_map() without a memcache: -ENOMEM if a table page is missing, which
@@ -37,16 +39,57 @@ class Arm64(Arch):
     def kvm_unmap_gfn_range(self, kvm, range):
         """stage2_unmap_walker(): a table page whose last leaf went is freed.  The walk goes
         block by block (here: by table pages) and may yield between two; all is flushed then."""
+        if kvm.frees_tables and kvm.pgd_reset:
+            return False
         for gfn in kvm.gfns:
             if range.start <= gfn and gfn < range.end:
                 if kvm.yields and feature.arm64_unmap_yields and gfn != range.start:
                     if range.may_block or not feature.arm64_zap_reschedules_if_blockable:
                         if self.table_of(kvm, gfn) != self.table_of(kvm, gfn - 1):
                             cond_resched_rwlock_write(kvm)
+                            if kvm.frees_tables and self.pgd_is_gone(kvm):
+                                return False
+                self.walk_from_pgd(kvm)
                 if kvm.spte[gfn].present:
                     self.zap_and_flush(kvm, gfn)
                     self.free_empty_table(kvm, self.table_of(kvm, gfn))
         return False
+
+    def pgd_is_gone(self, kvm):
+        """mmu_lock was dropped.  Asked since commit 0c428a6a9256 ("kvm: arm/arm64: Fix use after
+        free of stage2 page table") in v4.12."""
+        return feature.arm64_walk_rechecks_pgd and kvm.pgd_reset
+
+    def walk_from_pgd(self, kvm):
+        if kvm.frees_tables and (kvm.pgd_reset or kvm.pgd_freed):
+            cover(WALKS_FREED)
+
+    def kvm_age_gfn(self, kvm, range):
+        """Since commit 7e5a672289c9 ("KVM: arm/arm64: Handle hva aging while destroying the vm") in
+        v4.13 it is asked first whether there are tables."""
+        if kvm.frees_tables and feature.arm64_aging_checks_pgd and kvm.pgd_reset:
+            return False
+        self.walk_from_pgd(kvm)
+        return Arch.kvm_age_gfn(self, kvm, range)
+
+    def kvm_arch_flush_shadow_all(self, kvm):
+        """kvm_free_stage2_pgd().  Since commit 6c0d706b563a ("kvm: arm/arm64: Fix race in resetting
+        stage2 PGD") in v4.12 the pointer is reset before mmu_lock is dropped: who takes it next
+        finds no tables.  (mmu_lock itself was not taken until v4.11.  Since v5.10 leaves are zapped
+        without it, once the pointer is reset.)"""
+        first = False
+        with write_lock(kvm.mmu_lock):
+            if not kvm.pgd_reset:
+                first = True
+                for gfn in kvm.gfns:
+                    if kvm.spte[gfn].present:
+                        self.zap_and_flush(kvm, gfn)
+                    kvm.table[self.table_of(kvm, gfn)] = False
+                if feature.arm64_pgd_reset_under_lock:
+                    kvm.pgd_reset = True
+        if first:
+            kvm.pgd_freed = True
+            kvm.pgd_reset = True
 
     def free_empty_table(self, kvm, table):
         used = False

@@ -14,7 +14,10 @@ from mmuwitness.model.arch.x86_tdp import (
     invalidates_roots,
     kvm_mmu_reload,
     kvm_mmu_zap_all_fast,
+    kvm_tdp_mmu_age_gfn_range,
     kvm_tdp_mmu_unmap_gfn_range,
+    tdp_mmu_link_sp,
+    tdp_mmu_unlink_sp,
 )
 from mmuwitness.model.kvm.dirty_log import mark_page_dirty_in_slot
 from mmuwitness.model.kvm.guest_memfd import kvm_gmem_get_pfn
@@ -63,7 +66,8 @@ class X86(Arch):
         kvm.spte[fault.gfn] = spte
 
     def zap_leaf(self, kvm, gfn):
-        mmu_spte_clear_track_bits(kvm, kvm.spte[gfn])
+        if kvm.mm.frees_lazily:
+            mmu_spte_clear_track_bits(kvm, kvm.spte[gfn])
         Arch.zap_leaf(self, kvm, gfn)
 
     def spte_write_protect(self, kvm, gfn, pt_protect):
@@ -241,6 +245,7 @@ class X86Tdp(X86):
     name = "x86-tdp"
     absent = "no TDP MMU in this KVM"
     has_private_mem = True
+    frees_by_rcu = True
 
     def has_fast_page_fault(self):
         return feature.x86_tdp_fast_page_fault
@@ -256,6 +261,11 @@ class X86Tdp(X86):
             kvm.spte[gfn] = mark_spte_aged(kvm, spte)
             return True
         return False
+
+    def kvm_age_gfn(self, kvm, range):
+        if not kvm.frees_by_rcu:
+            return X86.kvm_age_gfn(self, kvm, range)
+        return kvm_tdp_mmu_age_gfn_range(kvm, range)
 
     def looks_at_mmu_writable(self):
         """Since commit 7c8a4742c4ab ("KVM: x86/mmu: Fix write-protection of PTs mapped by the TDP
@@ -288,7 +298,8 @@ class X86Tdp(X86):
             if not old.present or (old.page is fault.page and not old.write):
                 if huge:
                     self.map_huge(kvm, fault)
-                else:
+                    tdp_mmu_unlink_sp(kvm, self.table_of(kvm, fault.gfn))
+                elif tdp_mmu_link_sp(kvm, self.table_of(kvm, fault.gfn)):
                     self.map(kvm, fault)
 
     def map_in_invalid_root(self, kvm, fault):

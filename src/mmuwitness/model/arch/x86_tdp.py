@@ -11,11 +11,20 @@ from __future__ import annotations
 from mmuwitness.model.arch.x86_spte import mmu_spte_clear_track_bits
 from mmuwitness.model.kvm.kvm_host import Spte
 from mmuwitness.model.kvm.kvm_main import (
+    WALKS_FREED,
     cond_resched_rwlock_write,
     kvm_flush_remote_tlbs,
     rwlock_needbreak,
 )
-from mmuwitness.model.primitives import choose, feature, read_lock, write_lock
+from mmuwitness.model.lib.srcutree import srcu_read_lock, srcu_read_unlock, synchronize_srcu
+from mmuwitness.model.primitives import (
+    choose,
+    cover,
+    feature,
+    read_lock,
+    wait_until,
+    write_lock,
+)
 
 
 def invalidates_roots(kvm):
@@ -47,7 +56,8 @@ def tdp_mmu_zap_leafs(kvm, sptes, range, flush):
                 if kvm.mm.huge_pages:
                     kvm.arch.zap_leaf(kvm, gfn)
                 else:
-                    mmu_spte_clear_track_bits(kvm, sptes[gfn])
+                    if kvm.mm.frees_lazily:
+                        mmu_spte_clear_track_bits(kvm, sptes[gfn])
                     sptes[gfn] = Spte()
                 flush = True
     return flush
@@ -124,3 +134,65 @@ def kvm_mmu_reload(vcpu):
     with write_lock(kvm.mmu_lock):
         vcpu.root_invalid = False
         kvm_tdp_mmu_put_root(kvm)
+
+
+# Table pages, where `kvm.frees_by_rcu`
+
+
+def tdp_mmu_link_sp(kvm, table):
+    """The table page is there, or one is linked.  False: there is no memory, and the guest faults
+    again."""
+    if not kvm.frees_by_rcu or kvm.pt[table] is not None:
+        return True
+    for sp in kvm.mmu_pages:
+        if sp.freed and kvm.pt[table] is None:
+            sp.freed = False
+            kvm.pt[table] = sp
+    return kvm.pt[table] is not None
+
+
+def tdp_mmu_unlink_sp(kvm, table):
+    """A huge leaf stands in its place.  Since commit 7cca2d0b7e7d ("KVM: x86/mmu: Protect TDP MMU
+    page table memory with RCU") in v5.12 call_rcu() frees the page."""
+    if kvm.frees_by_rcu:
+        sp = kvm.pt[table]
+        if sp is not None:
+            kvm.pt[table] = None
+            if feature.x86_tdp_frees_by_rcu:
+                sp.unlinked = True
+            else:
+                sp.freed = True
+
+
+def tdp_mmu_free_sp_rcu_callback(kvm):
+    """Table pages that are unlinked are freed, for ever: each after a grace period."""
+    while True:
+        wait_until(kvm.mmu_pages[0].unlinked or kvm.mmu_pages[1].unlinked)
+        for sp in kvm.mmu_pages:
+            if sp.unlinked:
+                synchronize_srcu(kvm.rcu)
+                sp.unlinked = False
+                sp.freed = True
+
+
+def kvm_tdp_mmu_age_gfn_range(kvm, range):
+    """Without mmu_lock since v6.15: what the walk has come to may be unlinked meanwhile, and every
+    entry of it is not present then; but it is there as long as the RCU section."""
+    young = False
+    idx = srcu_read_lock(kvm.rcu)
+    for gfn in kvm.gfns:
+        if range.start <= gfn and gfn < range.end:
+            young = tdp_mmu_age_spte(kvm, gfn) or young
+    srcu_read_unlock(kvm.rcu, idx)
+    return young
+
+
+def tdp_mmu_age_spte(kvm, gfn):
+    table = kvm.arch.table_of(kvm, gfn)
+    sp = kvm.pt[table]
+    if sp is not None:
+        if sp.freed:
+            cover(WALKS_FREED)
+        if kvm.pt[table] is not sp:
+            return False
+    return kvm.arch.age_leaf(kvm, gfn)

@@ -22,21 +22,26 @@ from mmuwitness.model.mm.mm_types import (
 from mmuwitness.model.primitives import feature
 
 
+def is_backed(kvm: Any, gfn: Any) -> Any:
+    """The VMM's memory is behind the gfn: it has an hva, and is not private."""
+    return not kvm_is_error_hva(kvm, gfn_to_hva(kvm, gfn)) and not kvm_mem_is_private(kvm, gfn)
+
+
 @always("I1", "ptl", "mmu_lock")
 def coherent(host: Any) -> Any:
     """Where no window is open, a present SPTE maps the page that the PTE maps, and is writable
     only if the PTE is."""
-    kvm = host.kvm
     mm = host.mm
-    for gfn in kvm.gfns:
-        addr = gfn_to_hva(kvm, gfn)
-        spte = kvm.spte[gfn]
-        if not spte.present or kvm_is_error_hva(kvm, addr) or kvm_mem_is_private(kvm, gfn):
-            continue
-        if mm.open_windows[addr] == 0:
-            pte = walk_page_tables(mm, addr)
-            if not pte.present or pte.page is not spte.page or (spte.write and not pte.write):
-                return False
+    for kvm in host.kvms:
+        for gfn in kvm.gfns:
+            addr = gfn_to_hva(kvm, gfn)
+            spte = kvm.spte[gfn]
+            if not spte.present or not is_backed(kvm, gfn):
+                continue
+            if mm.open_windows[addr] == 0:
+                pte = walk_page_tables(mm, addr)
+                if not pte.present or pte.page is not spte.page or (spte.write and not pte.write):
+                    return False
     return True
 
 
@@ -44,21 +49,21 @@ def coherent(host: Any) -> Any:
 def absent_in_window(host: Any) -> Any:
     """While a window is open the SPTEs under it are absent; a kernel with change_pte may have put
     there what the PTE maps, and a fault beside the window a huge leaf, while the PMD is huge."""
-    kvm = host.kvm
     mm = host.mm
-    for gfn in kvm.gfns:
-        addr = gfn_to_hva(kvm, gfn)
-        spte = kvm.spte[gfn]
-        if not spte.present or kvm_is_error_hva(kvm, addr) or kvm_mem_is_private(kvm, gfn):
-            continue
-        if mm.open_windows[addr] != 0:
-            pte = walk_page_tables(mm, addr)
-            # whoever splits the PMD opens a window over all of it
-            beside = kvm.arch.is_huge(kvm, gfn) and mm.pmd[pmd_of(addr)] == PMD_HUGE
-            if not feature.change_pte_op and not beside:
-                return False
-            if not pte.present or pte.page is not spte.page:
-                return False
+    for kvm in host.kvms:
+        for gfn in kvm.gfns:
+            addr = gfn_to_hva(kvm, gfn)
+            spte = kvm.spte[gfn]
+            if not spte.present or not is_backed(kvm, gfn):
+                continue
+            if mm.open_windows[addr] != 0:
+                pte = walk_page_tables(mm, addr)
+                # whoever splits the PMD opens a window over all of it
+                beside = kvm.arch.is_huge(kvm, gfn) and mm.pmd[pmd_of(addr)] == PMD_HUGE
+                if not feature.change_pte_op and not beside:
+                    return False
+                if not pte.present or pte.page is not spte.page:
+                    return False
     return True
 
 
@@ -66,16 +71,17 @@ def absent_in_window(host: Any) -> Any:
 def no_stale_tlb_entry(host: Any) -> Any:
     """Under an open window, or where none is open and ptl is free, no vCPU's TLB maps anything
     but the page that the PTE maps, and none is writable where the PTE is not."""
-    kvm = host.kvm
     mm = host.mm
-    for vcpu in kvm.vcpus:
-        for gfn in kvm.gfns:
-            entry = vcpu.tlb[gfn]
-            addr = gfn_to_hva(kvm, gfn)
-            if entry.present and not (kvm_is_error_hva(kvm, addr) or kvm_mem_is_private(kvm, gfn)):
-                pte = walk_page_tables(mm, addr)
-                if not pte.present or pte.page is not entry.page or (entry.write and not pte.write):
-                    return False
+    for kvm in host.kvms:
+        for vcpu in kvm.vcpus:
+            for gfn in kvm.gfns:
+                entry = vcpu.tlb[gfn]
+                if entry.present and is_backed(kvm, gfn):
+                    pte = walk_page_tables(mm, gfn_to_hva(kvm, gfn))
+                    if not pte.present or pte.page is not entry.page:
+                        return False
+                    if entry.write and not pte.write:
+                        return False
     return True
 
 
@@ -87,37 +93,37 @@ def is_free(mm: Any, page: Any) -> Any:
 def freed_page_unmapped(host: Any) -> Any:
     """A page that is free is mapped by no SPTE and by no vCPU's TLB, nor named by a
     gfn_to_pfn_cache that is valid."""
-    kvm = host.kvm
     mm = host.mm
-    for gpc in kvm.gpc_list:
-        if gpc.valid and gpc.page is not None and gpc.page.refcount == 0:
-            return False
-    for gfn in kvm.gfns:
-        spte = kvm.spte[gfn]
-        if spte.present and is_free(mm, spte.page):
-            return False
-        spte = kvm.invalid_spte[gfn]
-        if spte.present and spte.page.refcount == 0:
-            return False
-        for vcpu in kvm.vcpus:
-            entry = vcpu.tlb[gfn]
-            if entry.present and is_free(mm, entry.page):
+    for kvm in host.kvms:
+        for gpc in kvm.gpc_list:
+            if gpc.valid and gpc.page is not None and gpc.page.refcount == 0:
                 return False
+        for gfn in kvm.gfns:
+            spte = kvm.spte[gfn]
+            if spte.present and is_free(mm, spte.page):
+                return False
+            spte = kvm.invalid_spte[gfn]
+            if spte.present and spte.page.refcount == 0:
+                return False
+            for vcpu in kvm.vcpus:
+                entry = vcpu.tlb[gfn]
+                if entry.present and is_free(mm, entry.page):
+                    return False
     return True
 
 
 @always("I5")
 def shared_page_read_only(host: Any) -> Any:
     """No SPTE and no vCPU's TLB lets a guest write to a KSM page, or to a page mapped twice."""
-    kvm = host.kvm
-    for gfn in kvm.gfns:
-        spte = kvm.spte[gfn]
-        if spte.present and spte.write and (spte.page.ksm or spte.page.mapcount > 1):
-            return False
-        for vcpu in kvm.vcpus:
-            entry = vcpu.tlb[gfn]
-            if entry.present and entry.write and (entry.page.ksm or entry.page.mapcount > 1):
+    for kvm in host.kvms:
+        for gfn in kvm.gfns:
+            spte = kvm.spte[gfn]
+            if spte.present and spte.write and (spte.page.ksm or spte.page.mapcount > 1):
                 return False
+            for vcpu in kvm.vcpus:
+                entry = vcpu.tlb[gfn]
+                if entry.present and entry.write and (entry.page.ksm or entry.page.mapcount > 1):
+                    return False
     return True
 
 
@@ -135,44 +141,57 @@ def no_lost_write(host: Any) -> Any:
     return True
 
 
+def leaves(mm: Any) -> bool:
+    """A subscriber leaves the list in this scenario."""
+    return bool(mm.exits or mm.unregisters)
+
+
 @always("I8", "mmu_lock", "mn_invalidate_lock")
 def windows_balanced(host: Any) -> Any:
     """mmu_invalidate_in_progress and mn_active_invalidate_count are never negative, and are 0
-    when nobody is between start() and end(); but a VM whose mm has exited may miss the end of
-    windows that were open then."""
-    kvm = host.kvm
-    count = kvm.mmu_invalidate_in_progress
-    active = kvm.mn_active_invalidate_count
-    unsubscribed = host.mm.exits and not host.mm.hashed[0]
-    if host.mm.invalidating == 0 and not unsubscribed:
-        return count == 0 and active == 0
-    return count >= 0 and active >= 0
+    when nobody is between start() and end(); but a VM that is off the list, since its mm has exited
+    or since it is being destroyed, may miss the end of windows that were open then."""
+    for kvm in host.kvms:
+        count = kvm.mmu_invalidate_in_progress
+        active = kvm.mn_active_invalidate_count
+        unsubscribed = leaves(host.mm) and not host.mm.hashed[kvm.index]
+        if count < 0 or active < 0:
+            return False
+        if host.mm.invalidating == 0 and not unsubscribed and (count != 0 or active != 0):
+            return False
+    return True
 
 
 @always("I9", "mmu_lock")
 def seq_before_count(host: Any) -> Any:
     """Whoever finds mmu_lock free and mmu_invalidate_in_progress lowered finds
     mmu_invalidate_seq bumped, too."""
-    return host.kvm.mmu_invalidate_in_progress >= host.kvm.unbumped
+    bumped = True
+    for kvm in host.kvms:
+        bumped = bumped and kvm.mmu_invalidate_in_progress >= kvm.unbumped
+    return bumped
 
 
 @always("I11")
 def deleted_slot_unmapped(host: Any) -> Any:
     """Once a memslot is gone, no SPTE and no vCPU's TLB maps anything at its gfns: what the guest
     does there is MMIO."""
-    kvm = host.kvm
-    slots = kvm_memslots(kvm)
-    for gfn in kvm.gfns:
-        if gfn_to_memslot(kvm, slots, gfn) == GONE:
-            if kvm.spte[gfn].present:
-                return False
-            for vcpu in kvm.vcpus:
-                if vcpu.tlb[gfn].present:
+    for kvm in host.kvms:
+        slots = kvm_memslots(kvm)
+        for gfn in kvm.gfns:
+            if gfn_to_memslot(kvm, slots, gfn) == GONE:
+                if kvm.spte[gfn].present:
                     return False
+                for vcpu in kvm.vcpus:
+                    if vcpu.tlb[gfn].present:
+                        return False
     return True
 
 
 @always("I13")
 def change_pte_alone(host: Any) -> Any:
     """A change_pte that makes or changes a leaf sees exactly one open window, its own."""
-    return not host.kvm.crowded
+    crowded = False
+    for kvm in host.kvms:
+        crowded = crowded or kvm.crowded
+    return not crowded

@@ -35,8 +35,8 @@ class Claim:
             "ptl": [host.mm],
             "mmap_lock": [host.mm, *host.children],
             "page_lock": host.pages,
-            "mmu_lock": [host.kvm],
-            "mn_invalidate_lock": [host.kvm],
+            "mmu_lock": host.kvms,
+            "mn_invalidate_lock": host.kvms,
             "mutex": host.devices,
             "subscriptions": [each.notifier.subscriptions for each in host.devices],
         }

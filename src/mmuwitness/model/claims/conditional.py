@@ -51,6 +51,14 @@ def defers_host_flushes(host: Any) -> bool:
     return bool(host.mm.defers_flushes and host.mm.host_thread)
 
 
+def frees_tables(host: Any) -> bool:
+    return bool(host.kvm.frees_tables or host.kvm.frees_by_rcu)
+
+
+def unregisters(host: Any) -> bool:
+    return bool(host.mm.unregisters)
+
+
 def has_zero_page(host: Any) -> bool:
     return host.mm.zero_page is not None
 

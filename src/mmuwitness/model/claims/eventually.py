@@ -37,7 +37,7 @@ def other_windows_pass(host: Any) -> Any:
     """Windows over other pages, one that stays open or many one after another, keep no guest from
     getting its page in the end."""
     for vcpu in host.vcpus:
-        if vcpu.faulting and host.mm.open_windows[gfn_to_hva(host.kvm, vcpu.fault_gfn)] == 0:
+        if vcpu.faulting and host.mm.open_windows[gfn_to_hva(vcpu.kvm, vcpu.fault_gfn)] == 0:
             return False
     return True
 
@@ -45,8 +45,10 @@ def other_windows_pass(host: Any) -> Any:
 @eventually("")
 def windows_close(host: Any) -> Any:
     """KVM does not count a window as open for ever."""
-    kvm = host.kvm
-    return kvm.mmu_invalidate_in_progress == 0 and kvm.mn_active_invalidate_count == 0
+    for kvm in host.kvms:
+        if kvm.mmu_invalidate_in_progress != 0 or kvm.mn_active_invalidate_count != 0:
+            return False
+    return True
 
 
 @eventually("", where=updates_memslots)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mmuwitness.model.claims.claim import reach
-from mmuwitness.model.claims.conditional import has_caches
+from mmuwitness.model.claims.conditional import frees_tables, has_caches, unregisters
 from mmuwitness.model.claims.devices import has_devices
 from mmuwitness.model.kvm import kvm_main, pfncache
-from mmuwitness.model.mm import mmu_interval_notifier
+from mmuwitness.model.mm import mmu_interval_notifier, mmu_notifier
 from mmuwitness.model.primitives import SLEEPS
 
 reach("sometimes", "changes", kvm_main.CHANGES, "change_pte changes a present SPTE.")
@@ -29,3 +29,12 @@ reach("never", "sleeps_in_atomic", SLEEPS,
 reach("never", "used_after_remove", mmu_interval_notifier.AFTER_REMOVE,
       "Nobody uses an interval subscription, or calls its driver, once"
       " mmu_interval_notifier_remove() has returned.", "D11", where=has_devices)  # fmt: skip
+reach("never", "used_after_unregister", mmu_notifier.AFTER_UNREGISTER,
+      "No subscriber is called, or still being called, once mmu_notifier_unregister() has returned:"
+      " what it belongs to may be free.", where=unregisters)  # fmt: skip
+reach("never", "unlinked_twice", mmu_notifier.UNLINKED_TWICE,
+      "Nobody takes a subscriber off the list that somebody else has taken off it.",
+      where=unregisters)  # fmt: skip
+reach("never", "walks_freed", kvm_main.WALKS_FREED,
+      "No walk of the secondary MMU goes through tables that are freed.",
+      where=frees_tables)  # fmt: skip

@@ -48,6 +48,11 @@ MM: tuple[Feature, ...] = (
             "mm: mmu_notifier: re-fix freed page still mapped in secondary MMU",
             since="v3.10", source=PATCH,
             note="again"),
+    Feature("unlinked_once", "751efd8610d3",
+            "mmu_notifier_unregister NULL Pointer deref and multiple ->release() callouts",
+            since="v3.9", source=PATCH,
+            note="who unregisters looks whether the exiting mm has done it; since v3.10 by "
+            "hlist_del_init_rcu() of d34883d4e35c"),
     Feature("callbacks_may_sleep", "21a92735f660",
             "mm: mmu_notifier: have mmu_notifiers use a global SRCU so they may safely schedule",
             since="v3.7", source=PATCH,

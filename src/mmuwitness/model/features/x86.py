@@ -57,6 +57,11 @@ X86: tuple[Feature, ...] = (
             note="the TDP MMU is on unless the module parameter turns it off"),
     Feature("x86_mmu_lock_rwlock", "531810caa9f4", "KVM: x86/mmu: Use an rwlock for the x86 MMU",
             since="v5.12", arches=("x86",), source=SOURCE, note="mmu_lock is an rwlock"),
+    Feature("x86_tdp_frees_by_rcu", "7cca2d0b7e7d",
+            "KVM: x86/mmu: Protect TDP MMU page table memory with RCU", since="v5.12",
+            arches=("x86",), source=PATCH,
+            note="a table page that is replaced is freed after a grace period (a backport to the "
+            "v5.10 series exists; its level was not read)"),
     Feature("x86_tdp_parallel_fault", "a2855afc7ee8",
             "KVM: x86/mmu: Allow parallel page faults for the TDP MMU",
             since="v5.12", arches=("x86",), source=SOURCE,

@@ -9,7 +9,7 @@ from mmuwitness.model.kvm.kvm_main import (
     kvm_lock_and_handle,
 )
 from mmuwitness.model.kvm.memslots import kvm_memslots
-from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
+from mmuwitness.model.lib.srcutree import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.mm_types import Pte
 from mmuwitness.model.primitives import feature, trace
 

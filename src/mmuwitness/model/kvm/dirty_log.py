@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from mmuwitness.model.kvm.kvm_main import kvm_flush_remote_tlbs
 from mmuwitness.model.kvm.memslots import gfn_to_hva
-from mmuwitness.model.kvm.srcu import synchronize_srcu
+from mmuwitness.model.lib.srcutree import synchronize_srcu
 from mmuwitness.model.primitives import atomic, feature, spin_lock, write_lock
 
 

@@ -68,6 +68,10 @@ class KVM(Struct):
     mmu_invalidate_seq is the sequence that faults compare; mmu_invalidate_seq_bit31 is the one bit
     of it that matters by itself, to a bug that keeps it in an int.
 
+    pt[t]: where frees_by_rcu, the table page that stands for table[t], or None.
+
+    pgd_reset: the pointer to the root of the tables is NULL; pgd_freed: what it led to is free.
+
     invalid_spte[gfn] are the leaves of a root that a memslot update made invalid, and
     tdp_mmu_root_count the references to it (see arch.x86_tdp).
 
@@ -77,7 +81,8 @@ class KVM(Struct):
     zapped that TLBs may still hold; a counter, so tlbs_dirty_count tells whether it moved.
 
     Wired: mm, arch, memslots, last_memslot (None if some gfn may be in no memslot),
-    updates_memslots (False if nobody changes one), moved_base_gfn (0 if nobody moves one),
+    updates_memslots (False if nobody changes one), has_srcu (False if nobody waits for who looks
+    at them), mmu_notifier (its subscription), moved_base_gfn (0 if nobody moves one),
     caches_mmio (an SPTE is made that says so where a gfn is in no memslot), gpc_list, gmem (None:
     no private memory), logs_dirty_pages (False if nobody logs), tracks_writes (False if no guest
     page table is shadowed), hptes (by gfn; none where leaves have no locks), writable_bits (False
@@ -86,6 +91,8 @@ class KVM(Struct):
     zaps and leaves the flush to others), yields (zaps drop mmu_lock on the way), replaces_roots
     (memslot updates have roots replaced, where there are any),
     vcpus, gfns, read_gfns and written_gfns (guests read and write the first so many), table_shift,
+    frees_tables (the tables go with ->release(), on arm64), frees_by_rcu (table pages are followed
+    as they come and go, on the TDP MMU), mmu_pages (those), rcu,
     loops_in_host (faults that are retried stay in the host, on MIPS and LoongArch).
 
     Ghost: unbumped, windows begun whose end has not bumped mmu_invalidate_seq yet;
@@ -101,22 +108,25 @@ class KVM(Struct):
 
     mmu_lock = Field(RwLock(spins=True))
     mn_invalidate_lock = Field(Lock(spins=True))
-    mmu_invalidate_in_progress = Field(Bounded(-1, 4), guarded_by="KVM.mmu_lock")
+    mmu_invalidate_in_progress = Field(Bounded(-1, "users"), guarded_by="KVM.mmu_lock")
     mmu_invalidate_seq = Field(Sequence())
     mmu_invalidate_seq_bit31 = Field(Bool(), guarded_by="KVM.mmu_lock")
     mmu_invalidate_range_start = Field(Bounded(0, "range_max"), guarded_by="KVM.mmu_lock")
     mmu_invalidate_range_end = Field(Bounded(0, "range_max"), guarded_by="KVM.mmu_lock")
-    mn_active_invalidate_count = Field(Bounded(-1, 4), guarded_by="KVM.mn_invalidate_lock")
+    mn_active_invalidate_count = Field(Bounded(-1, "users"), guarded_by="KVM.mn_invalidate_lock")
     gpc_invalidate_seq = Field(Sequence())
     slots_lock = Field(RwLock())
     active_memslots = Field(Bounded(0, 7), guarded_by="KVM.slots_lock")
     mem_attr_array = Field(Bool(), array="gfns", guarded_by="KVM.slots_lock")
     srcu_idx = Field(Bounded(0, 1))
-    srcu_readers = Field(Bounded(0, 4), array=2)
+    srcu_readers = Field(Bounded(0, "users"), array=2)
     spte = Field(Spte, array="gfns")
     table = Field(Bool(), array="tables")
     huge = Field(Bool(), array="tables")
     invalid_spte = Field(Spte, array="gfns")
+    pt = Field(Ref("KvmMmuPage"), array="tables")
+    pgd_reset = Field(Bool())
+    pgd_freed = Field(Bool())
     tdp_mmu_root_count = Field(Bounded(0, 2))
     log_dirty_pages = Field(Bool(), guarded_by="KVM.slots_lock")
     dirty_bitmap = Field(Bool(), array="gfns")
@@ -131,6 +141,21 @@ class KVM(Struct):
     mmio_retried = Field(Bool(), ghost=True)
     updating = Field(Bool(), ghost=True)
     refreshing = Field(Bool(), ghost=True)
+
+
+class KvmMmuPage(Struct):
+    """struct kvm_mmu_page: a last-level table page of the TDP MMU.  unlinked: the entry that led to
+    it leads elsewhere, and the page is to be freed.  freed: it is not a table page now."""
+
+    unlinked = Field(Bool())
+    freed = Field(Bool())
+
+
+class Rcu(Struct):
+    """kernel/rcu/tree.c: who is in an RCU section, as lib.srcutree counts readers."""
+
+    srcu_idx = Field(Bounded(0, 1))
+    srcu_readers = Field(Bounded(0, 4), array=2)
 
 
 class VCPU(Struct):

@@ -15,7 +15,7 @@ from mmuwitness.model.kvm.memslots import (
     memslot_state,
 )
 from mmuwitness.model.kvm.pfncache import gfn_to_pfn_cache_invalidate_start
-from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
+from mmuwitness.model.lib.srcutree import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.gup import get_user_page_fast_only, get_user_pages_unlocked
 from mmuwitness.model.mm.mm_types import Pte, is_zero_page, put_page
 from mmuwitness.model.mm.pfnmap import follow_pte, page_ref_dec_and_free
@@ -40,6 +40,7 @@ INSTALLS_WRITABLE = "change_pte installs a writable SPTE"
 ZAPS = "change_pte zaps a present SPTE"
 FLUSHES = "change_pte flushes remote TLBs"
 IN_INVALID_SLOT = "change_pte is handled in a memslot that is being deleted"
+WALKS_FREED = "a walk of the secondary MMU goes through tables that are freed"
 NOT_BRACKETED = "WARN_ON in kvm_mmu_notifier_change_pte()"
 
 
@@ -227,8 +228,11 @@ def kvm_mmu_notifier_invalidate_range_end(kvm, start, end):
 def kvm_mmu_notifier_release(kvm):
     """kvm_flush_shadow_all(): no vCPU runs, and none will."""
     idx = srcu_read_lock(kvm)
-    for slot in kvm.memslots:
-        kvm.arch.kvm_arch_flush_shadow_memslot(kvm, slot)
+    if kvm.frees_tables:
+        kvm.arch.kvm_arch_flush_shadow_all(kvm)
+    else:
+        for slot in kvm.memslots:
+            kvm.arch.kvm_arch_flush_shadow_memslot(kvm, slot)
     srcu_read_unlock(kvm, idx)
 
 

@@ -9,7 +9,7 @@ from mmuwitness.model.kvm.kvm_host import (
     MOVED,
     VALID,
 )
-from mmuwitness.model.kvm.srcu import synchronize_srcu
+from mmuwitness.model.lib.srcutree import synchronize_srcu
 from mmuwitness.model.primitives import feature, lock, unlock, wait_until, write_lock
 
 KVM_MR_CREATE, KVM_MR_DELETE, KVM_MR_MOVE, KVM_MR_FLAGS_ONLY = 0, 1, 2, 3

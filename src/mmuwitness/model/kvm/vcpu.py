@@ -11,7 +11,7 @@ from mmuwitness.model.kvm.memslots import (
     kvm_is_error_hva,
     kvm_memslots,
 )
-from mmuwitness.model.kvm.srcu import srcu_read_lock, srcu_read_unlock
+from mmuwitness.model.lib.srcutree import srcu_read_lock, srcu_read_unlock
 from mmuwitness.model.mm.mm_types import load, store
 from mmuwitness.model.primitives import atomic, choose, feature, read_lock, trace
 
@@ -52,19 +52,24 @@ def guest_access(vcpu, gfn, write):
 def vcpu_run(vcpu):
     """A guest that reads the first `read_gfns` and writes the first `written_gfns`, for ever.
     After an exit it may do something else first (an interrupt): it need not repeat the access."""
-    kvm = vcpu.kvm
     while True:
-        access = choose(kvm.read_gfns + kvm.written_gfns)
-        write = access >= kvm.read_gfns
-        gfn = access - kvm.read_gfns if write else access
-        exit_reason = guest_access(vcpu, gfn, write)
-        if kvm.replaces_roots and exit_reason == NO_ENTRY:
-            kvm.arch.kvm_mmu_reload(vcpu)
-        elif exit_reason != NO_EXIT:
-            trace("kvm_page_fault", gfn)
-            permission = exit_reason == PERMISSION_FAULT
-            fault = KvmPageFault(vcpu=vcpu, gfn=gfn, write=write, permission=permission)
-            handle_exit(vcpu, fault)
+        vcpu_enter_guest(vcpu)
+
+
+def vcpu_enter_guest(vcpu):
+    """One access, and the exit that it may lead to."""
+    kvm = vcpu.kvm
+    access = choose(kvm.read_gfns + kvm.written_gfns)
+    write = access >= kvm.read_gfns
+    gfn = access - kvm.read_gfns if write else access
+    exit_reason = guest_access(vcpu, gfn, write)
+    if kvm.replaces_roots and exit_reason == NO_ENTRY:
+        kvm.arch.kvm_mmu_reload(vcpu)
+    elif exit_reason != NO_EXIT:
+        trace("kvm_page_fault", gfn)
+        permission = exit_reason == PERMISSION_FAULT
+        fault = KvmPageFault(vcpu=vcpu, gfn=gfn, write=write, permission=permission)
+        handle_exit(vcpu, fault)
 
 
 def vcpu_access_once(vcpu):

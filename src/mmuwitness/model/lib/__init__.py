@@ -1,1 +1,1 @@
-"""lib/*.c: a driver that subscribes, which the kernel has for its own tests."""
+"""lib/*.c: a driver that subscribes, which the kernel has for its own tests; kernel/rcu/*.c."""

@@ -86,16 +86,19 @@ class MM(Struct):
     interval_sub (the interval subscription, or None), nr_mergeable (ksmd scans the first so many
     addresses), host_thread (True if a thread of the VMM uses the TLB), defers_flushes (True if
     somebody flushes it later than it changes PTEs), exits (True if its last user has gone),
-    huge_pages (False if no PMD is ever huge), shmem (True if the VMA is of a file of shmem, whose
-    page cache is in cache), shares_pmds (True if a file of hugetlb is mapped twice, at the first
-    two addresses and at the next two; while pmd_shared is true, through one PMD table),
+    unregisters (True if a subscriber leaves the list while others may go through it), has_srcu (the
+    same), huge_pages (False if no PMD is ever huge), shmem (True if the VMA is of a file of shmem,
+    whose page cache is in cache), shares_pmds (True if a file of hugetlb is mapped twice, at the
+    first two addresses and at the next two; while pmd_shared is true, through one PMD table),
     ages_pages (True if reclaim asks first whether a page is young), swap_cache (True if several
     threads swap in: they meet there), changes_vmas (False if all addresses stay in a VMA that may
-    be written), forks (True of a parent and its child),
-    write_protect_seq (a seqcount_t, of a parent), zero_page (None if nobody maps it),
-    maps_pfns (True if a driver maps its pages), frees_lazily (True if somebody says that memory
-    need not be kept: MADV_FREE), writes_back (True if pages are those of a file, mapped shared),
-    nr_first_pages (see first_page), ends (True if everybody is done in the end).
+    be written), forks (True of a parent and its child), write_protect_seq (a seqcount_t, of a
+    parent), zero_page (None if nobody maps it), maps_pfns (True if a driver maps its pages),
+    frees_lazily (True if somebody says that memory need not be kept: MADV_FREE), writes_back (True
+    if pages are those of a file, mapped shared), nr_first_pages (see first_page), ends (True if
+    everybody is done in the end).
+    hashed[n]: subscription n is on the list.  gone[n]: mmu_notifier_unregister() of it has
+    returned.  srcu_idx and srcu_readers: of the SRCU that walks of the list are under.
     Ghost: open_windows[a], windows whose start() has returned and whose end() is not entered;
     invalidating, callers between entering start() and leaving end(); written[a], what the last
     store to address a wrote; stale_load, set when a load returned something else; spliced, a page
@@ -116,6 +119,11 @@ class MM(Struct):
     swap = Field(Bounded(0, "contents"), array="addresses")
     pmd_shared = Field(Bool(), guarded_by="MM.ptl")
     hashed = Field(Bool(), array=2)
+    gone = Field(Bool(), array=2)
+    srcu_idx = Field(Bounded(0, 1))
+    srcu_readers = Field(Bounded(0, 4), array=2)
+    srcu_gp_mutex = Field(Lock())
+    subscriptions_lock = Field(Lock(spins=True))
     swapcache = Field(Lock())
     vm_flags = Field(Bounded(NO_VMA, VM_WRITE), array="addresses", guarded_by="MM.mmap_lock")
     tlb_flush_pending = Field(Bounded(0, 2))

@@ -26,13 +26,14 @@ from mmuwitness.model.scenarios.private import PRIVATE
 from mmuwitness.model.scenarios.rmap import RMAP
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.model.scenarios.uprobes import UPROBES
+from mmuwitness.model.scenarios.vms import VMS
 from mmuwitness.model.scenarios.yields import YIELDS
 from mmuwitness.model.scenarios.zap import ZAP
 
 TABLES = (
     *(KSM, COW, UPROBES, ZAP, RMAP, MADVISE, MPROTECT, FORK, MREMAP, HUGE, YIELDS),
     *(MEMSLOTS, DIRTY_LOG, AGING, PFNCACHE, PRIVATE),
-    *(HMM, OOM, EXIT, LIVENESS),
+    *(HMM, OOM, EXIT, VMS, LIVENESS),
 )
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for table in TABLES for scenario in table}

@@ -329,6 +329,30 @@ def never_refreshing(host):
     return not host.kvm.refreshing
 
 
+def never_unregistered(host):
+    return not host.mm.gone[0]
+
+
+def never_unregistered_second(host):
+    return not host.mm.gone[1]
+
+
+def never_left_in_a_window(host):
+    """KVM will not be told of the end."""
+    return host.mm.hashed[0] or host.kvm.mmu_invalidate_in_progress == 0
+
+
+def never_in_both(host):
+    first, second = host.kvms[0], host.kvms[1]
+    return not first.spte[0].present or not second.spte[0].present
+
+
+def never_told_apart(host):
+    """One of two subscribers has been told of a window, and the other has not."""
+    first, second = host.kvms[0], host.kvms[1]
+    return first.mmu_invalidate_in_progress == second.mmu_invalidate_in_progress
+
+
 MERGES = (
     never_merged,
     never_merged_in_place,
@@ -423,6 +447,15 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "hmm_open": (never_none, never_replaced, never_deferred, *BY_DEVICE),
     "hmm_guest": (never_none, never_replaced, *BY_DEVICE),
     "exit_reclaim": (never_swapped_out, never_none, never_released),
+    "exit_destroy": (never_swapped_out, never_none, never_released, never_unregistered),
+    "mmap_aging": (never_none, never_huge_leaf, never_small_leaf, never_aged),
+    "exit_aging": (never_swapped_out, never_none, never_released, never_aged),
+    "vm_tables": (never_none, never_dropped_between, never_unregistered, never_left_in_a_window),
+    "vm_lifetime": (never_none, never_replaced, never_unregistered, never_left_in_a_window),
+    "vm_beside": (never_none, never_unregistered_second, never_in_both),
+    "two_vms": (never_none, never_replaced, never_in_both),
+    "two_vms_ksm": (*MERGES, never_in_both),
+    "two_vms_cow": (never_of_its_own, never_in_both, never_told_apart),
     "oom_reap": (never_reaped,),
     "oom_hmm": (never_reaped, *BY_DEVICE),
 }

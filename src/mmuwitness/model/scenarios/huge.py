@@ -4,8 +4,11 @@ x86, arm64 and RISC-V map huge pages by huge leaves here; the others map each ha
 
 from __future__ import annotations
 
+from typing import Any
+
+from mmuwitness.model.arch.x86_tdp import tdp_mmu_free_sp_rcu_callback
 from mmuwitness.model.host import Host
-from mmuwitness.model.mm import khugepaged, memory, migrate_hugetlb, mmap, shmem
+from mmuwitness.model.mm import khugepaged, memory, migrate_hugetlb, mmap, page_idle, shmem
 from mmuwitness.model.scenarios.scenario import Actor, Scenario, mm_actor
 
 
@@ -36,6 +39,18 @@ def shared_hugetlb_pages(host: Host) -> None:
     host.mm.pmd_shared = True
 
 
+def look_at_the_first(mm: Any) -> None:
+    while True:
+        page_idle.page_idle_clear_pte_refs_one(mm, 0)
+
+
+def callbacks_of_rcu(host: Host) -> list[Actor]:
+    """Where some are waited for."""
+    if not host.kvm.frees_by_rcu:
+        return []
+    return [Actor("rcu", tdp_mmu_free_sp_rcu_callback, (host.kvm,))]
+
+
 HUGE_PAGES = {"pages": 4, "huge_pages": True}
 
 HUGE = (
@@ -60,6 +75,23 @@ HUGE = (
         hugetlb_page,
         mm_actor("vmm", mmap.mmap),
         {**HUGE_PAGES, "pages": 2},
+    ),
+    Scenario(
+        "mmap_aging",
+        "As mmap_hugetlb, while user space looks which pages are used: the walk for that may be in"
+        " a table page in whose place a fault puts a huge leaf.  RCU frees those of the TDP MMU.",
+        "1 vCPU that reads, 2 gfns in one table page or under one huge leaf, 2 pages, which are a"
+        " huge one, any number of calls and of looks",
+        hugetlb_page,
+        lambda host: [
+            Actor("vmm", mmap.mmap, (host.mm,)),
+            Actor("idle", look_at_the_first, (host.mm,)),
+            *callbacks_of_rcu(host),
+        ],
+        {
+            **{**HUGE_PAGES, "pages": 2, "written_gfns": 0, "read_gfns": 1},
+            **{"ages_pages": True, "frees_by_rcu": True},
+        },
     ),
     Scenario(
         "collapse_shmem",

@@ -300,8 +300,7 @@ class Writer:
         self.define(op, Expression("1"))
 
     def op_bump(self, op: Op) -> None:
-        assert op.field is not None
-        for mark in self.known.marks(op.field, self.pid):
+        for mark in self.known.marks(op.extra, self.pid):
             self.assign(mark, mark.name, 0)
 
     def op_cover(self, op: Op) -> None:

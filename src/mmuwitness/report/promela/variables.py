@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from mmuwitness.model.state import Field, Kind, Lock, OfValue, Snapshot, Value
-from mmuwitness.process.ir import Operand, Process, Reg
+from mmuwitness.process.ir import Operand, Process, Reg, SequenceOf
 from mmuwitness.process.layout import Layout, codes_of
 from mmuwitness.process.steps import Steps, before_op, live_at_end, live_on_entry, uses
 
@@ -95,10 +95,10 @@ class Variables:
     locals: list[Locals] = field(default_factory=list)
     values: dict[type[Value], str] = field(default_factory=dict)
 
-    def marks(self, of: Field, pid: int) -> Iterator[Variable]:
+    def marks(self, of: SequenceOf, pid: int) -> Iterator[Variable]:
         """The snapshots that a bump by a process makes stale: hidden ones are its own only."""
         for owner, each in enumerate(self.locals):
-            for variable in each.marks.get(of.key, ()):
+            for variable in each.marks.get(of, ()):
                 if owner == pid or not variable.hidden:
                     yield variable
 
@@ -119,7 +119,7 @@ class Locals:
     known: Variables
     homes: set[Reg]
     variables: dict[Reg, Variable] = field(default_factory=dict)
-    marks: dict[str, list[Variable]] = field(default_factory=dict)
+    marks: dict[SequenceOf, list[Variable]] = field(default_factory=dict)
 
     def of(self, reg: Reg) -> Variable:
         if reg not in self.variables:
@@ -199,7 +199,7 @@ def locals_of(
         refuse_wide(lo, hi, f"{reg.name} in {process.name}")
         if reg in found.homes:
             continue
-        sequence = reg.snapshot_of.key if reg.snapshot_of else ""
+        sequence = reg.snapshot_of
         mark = isinstance(reg.kind, Snapshot)
         key = (plain(reg.name), reg in kept, mark, sequence, reg is apart)
         for variable, owners in sharing.setdefault(key, []):

@@ -19,11 +19,12 @@ class KsmDensity(Workload):
 
     name = "ksm-density"
     text = "guests of one image, read and written, while ksmd merges what they have in common"
+    designs = ("wrapped", "removed", "ksm-only", "unwrapped-2009")
     parameters: ClassVar[dict[str, Parameter]] = Workload.parameters | {
         "duplicate": Parameter(0.5, "share of pages that other guests have, too", 0, 1),
         "zero": Parameter(0.05, "share of pages of zeros", 0, 1),
         "volatile": Parameter(0.125, "share of memory that is written in the normal course", 0, 1),
-        "stray": Parameter(0.001, "share of writes that go anywhere", 0, 1),
+        "stray": Parameter(0.001, "share of writes that go where reads go", 0, 1),
         "returns": Parameter(0.5, "share of those that write what other guests have", 0, 1),
         "pages_to_scan": Parameter(100, "pages that ksmd scans before it sleeps", 1, 1e9),
         "sleep_millisecs": Parameter(20, "that ksmd sleeps", 0, 1e6),
@@ -83,9 +84,6 @@ class KsmDensity(Workload):
         self.machine.ksm.seqnr += 1
 
     def gauges(self) -> dict[str, float]:
-        shared, sharing = self.machine.ksm_pages()
-        return {
-            "ksm pages_shared": shared,
-            "ksm pages_sharing": sharing,
-            "memory saved pages": sharing,
-        }
+        counters = self.machine.ksm_counters()
+        found = {f"ksm {name}": float(value) for name, value in counters.items()}
+        return super().gauges() | found | {"memory saved pages": float(counters["pages_sharing"])}
