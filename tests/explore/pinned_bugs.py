@@ -150,7 +150,10 @@ BUGS = {
         " which is the same function in this model.",
         claims=STALE + " I2 I11",
         arches=(HPT,),
-        scenarios=("memslot_delete", "memslot_dontneed", "memslot_fault", "exit_reclaim"),
+        scenarios=(
+            *("memslot_delete", "memslot_dontneed", "memslot_fault"),
+            *("exit_reclaim", "vm_lifetime"),
+        ),
         since="v3.4",
         until="v3.8",
         mended="+powerpc_hv_flushes_memslot",

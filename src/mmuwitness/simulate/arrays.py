@@ -41,6 +41,10 @@ class Elements:
     def __len__(self) -> int:
         return self.length
 
+    @property
+    def items(self) -> list[Any]:
+        return [self[index] for index in range(self.length)]
+
     def checked(self, index: int) -> int:
         if not 0 <= index < self.length:
             raise IndexError(f"{self.field.key}[{index}]: no such element")

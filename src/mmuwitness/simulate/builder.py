@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from mmuwitness.model.state import Bounded, World
+from mmuwitness.process.calls import iteration
 from mmuwitness.process.cfg import Builder
 from mmuwitness.process.ir import Block, Context, Op, Reg
 from mmuwitness.process.language import Source, number_of, qualified_name
@@ -57,16 +58,19 @@ class ManyBuilder(Builder):
         self, source: Source, context: Context, values: Any, keywords: Any, node: ast.AST
     ) -> Folded:
         result = super().inline(source, context, values, keywords, node)
-        if source.name == WINDOW_OPENS:
+        if self.name_of(source) == WINDOW_OPENS:
             self.emit("leave", node)
         return result
 
     def entered(self, source: Source) -> None:
-        """Counted where it is entered; then time passes, with the locks that the caller holds.
-        What stands in the place of a function has its name."""
-        name = self.stands_for.get(source.name, source.name)
+        """Counted where it is entered; then time passes, with the locks that the caller holds."""
+        name = self.name_of(source)
         self.emit("count", source.tree, extra=name)
         self.spend(name, source.tree)
+
+    def name_of(self, source: Source) -> str:
+        """What stands in the place of a function has its name."""
+        return self.stands_for.get(source.name, source.name)
 
     def stmt_For(self, node: ast.For) -> None:
         over = self.expr(node.iter)
@@ -75,7 +79,7 @@ class ManyBuilder(Builder):
             assert isinstance(node.target, ast.Name)
             self.long_loop(node, node.target.id, numbers)
         else:
-            super().stmt_For(node)
+            self.unrolled(node, iteration(self, over, node))
 
     def long_loop(self, node: ast.For, name: str, numbers: range) -> None:
         """From the first to the last of the numbers, or of those that the guard lets through."""

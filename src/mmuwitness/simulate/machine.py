@@ -69,6 +69,20 @@ class Machine:
         shared = int(merged.sum())
         return shared, mappings - shared
 
+    def ksm_counters(self) -> dict[str, int]:
+        """What /sys/kernel/mm/ksm has, by name.  Pages that a write has taken from a KSM page are
+        gone from pages_sharing at once; a kernel knows when ksmd comes to them."""
+        shared, sharing = self.ksm_pages()
+        unshared = int(self.ksm.pages_unshared)
+        return {
+            "pages_shared": shared,
+            "pages_sharing": sharing,
+            "pages_unshared": unshared,
+            "pages_volatile": int(self.ksm.rmap_items) - shared - sharing - unshared,
+            "pages_scanned": int(self.ksm.pages_scanned),
+            "full_scans": int(self.ksm.seqnr),
+        }
+
 
 class Guest(Host):
     """One VM of a machine.  mm, kvm and vCPUs are its own; pages are the machine's.

@@ -6,16 +6,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmuwitness.model.mm.mm_types import MM, Page
 from mmuwitness.simulate.arrays import Array
 from mmuwitness.simulate.engine import Engine
 from mmuwitness.simulate.kernel.ksm import (
-    RmapItems,
     ksm_break_cow,
     ksm_merge_tree_page,
     ksm_scan_item,
 )
-from mmuwitness.simulate.machine import Guest, pages_of
+from mmuwitness.simulate.machine import Guest
 from mmuwitness.simulate.meters import PAGE_BYTES
 from mmuwitness.simulate.program import Call
 from mmuwitness.simulate.workloads.ksm_advisor import ScanTimeAdvisor
@@ -31,11 +29,12 @@ class KsmDensity(Workload):
     name = "ksm-density"
     text = "guests of one image, read and written, while ksmd merges what they have in common"
     designs = ("wrapped", "removed", "ksm-only", "unwrapped-2009")
+    ksmd: Any = None  # its task, once it runs
     parameters: ClassVar[dict[str, Parameter]] = Workload.parameters | {
         "duplicate": Parameter(0.5, "share of pages that other guests have, too", 0, 1),
         "zero": Parameter(0.05, "share of pages of zeros", 0, 1),
         "volatile": Parameter(0.125, "share of memory that is written in the normal course", 0, 1),
-        "stray": Parameter(0.001, "share of writes that go anywhere", 0, 1),
+        "stray": Parameter(0.001, "share of writes that go where reads go", 0, 1),
         "returns": Parameter(0.5, "share of those that write what other guests have", 0, 1),
         "pages_to_scan": Parameter(100, "pages that ksmd scans before it sleeps", 1, 1e9),
         "sleep_millisecs": Parameter(20, "that ksmd sleeps", 0, 1e6),
@@ -83,8 +82,7 @@ class KsmDensity(Workload):
         }
 
     def daemons(self, engine: Engine) -> None:
-        self.began, self.passes = 0, 0
-        self.advisor = None
+        self.began, self.advisor = 0, None
         if self.given["advisor"]:
             target, most = int(self["advisor_target_scan_time"]), int(self["advisor_max_cpu"])
             self.advisor = ScanTimeAdvisor(target, most)
@@ -101,7 +99,6 @@ class KsmDensity(Workload):
 
     def passed(self, engine: Engine) -> None:
         self.machine.ksm.seqnr += 1
-        self.passes += 1
         if self.advisor is not None:
             seconds = (engine.now - self.began) // SECOND
             self.advisor.passed(seconds, int(self.ksmd["spent"]) // 1_000_000)
@@ -109,30 +106,17 @@ class KsmDensity(Workload):
         self.began = engine.now
 
     def gauges(self) -> dict[str, float]:
-        """As in /sys/kernel/mm/ksm.  pages_unshared are those that the scan found unchanged and
-        nobody else had; pages_volatile all others that it has seen."""
-        shared, sharing = self.machine.ksm_pages()
-        seen, unchanged = self.scanned()
-        return super().gauges() | {
-            "ksm full_scans": getattr(self, "passes", 0),
-            "ksm pages_to_scan": int(self.ksmd["batch"]) if hasattr(self, "ksmd") else 0,
-            "ksm pages_shared": shared,
-            "ksm pages_sharing": sharing,
-            "ksm pages_unshared": unchanged,
-            "ksm pages_volatile": max(0, seen - shared - sharing - unchanged),
-            "ksm general_profit": sharing * PAGE_BYTES - seen * RMAP_ITEM_BYTES,
-            "memory saved pages": sharing,
-        }
-
-    def scanned(self) -> tuple[int, int]:
-        """rmap_items; and of their pages those that are as the scan found them last, unmerged."""
-        machine = self.machine.world
-        contents, merged = machine.array(Page.content), machine.array(Page.ksm) != 0
-        seen = unchanged = 0
-        for guest in self.guests:
-            checksums = guest.world.array(RmapItems.oldchecksum)
-            pages = pages_of(guest.world, MM.pte)[: self.pages]
-            own = ~merged[pages]
-            seen += int(((checksums != 0) | ~own).sum())
-            unchanged += int((own & (checksums != 0) & (contents[pages] == checksums)).sum())
-        return seen, unchanged
+        """As in /sys/kernel/mm/ksm; general_profit is the sum of what processes have."""
+        counters = self.machine.ksm_counters()
+        found = {f"ksm {name}": float(value) for name, value in counters.items()}
+        sharing = float(counters["pages_sharing"])
+        own = float(self.machine.ksm.rmap_items)
+        return (
+            super().gauges()
+            | found
+            | {
+                "ksm pages_to_scan": float(self.ksmd["batch"] if self.ksmd is not None else 0),
+                "ksm general_profit": sharing * PAGE_BYTES - own * RMAP_ITEM_BYTES,
+                "memory saved pages": sharing,
+            }
+        )
