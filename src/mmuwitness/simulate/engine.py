@@ -65,7 +65,7 @@ class Engine:
         words = max(operation.frame_words for operation in program.operations)
         self.frames = np.zeros((tasks, words), np.int64)
         self.stalls = np.zeros((tasks, 64), np.int64)
-        self.aimed = np.zeros(AHEAD, np.int64)
+        self.aimed = np.zeros((tasks, AHEAD), np.int64)
         self.places = 1 << (tasks - 1).bit_length()
         self.turns = np.full(2 * self.places, NEVER, np.int64)
         self.wire_run()
@@ -73,9 +73,8 @@ class Engine:
     def wire_run(self) -> None:
         run = self.run_record[0]
         run["tasks"], run["operations"] = self.tasks.ctypes.data, self.operations.ctypes.data
-        run["context"], run["aimed"] = self.context.ctypes.data, self.aimed.ctypes.data
+        run["context"], run["quantum"] = self.context.ctypes.data, 1_000_000
         run["turns"], run["places"] = self.turns.ctypes.data, self.places
-        run["quantum"] = 1_000_000
         shared = self.guests[0].machine.world
         run["next_operation"] = shared.array(Ksm.next_operation).ctypes.data
         run["next_guest"] = shared.array(Ksm.next_guest).ctypes.data
@@ -120,6 +119,7 @@ class Engine:
         task["contents"] = host.machine.world.array(Page.content).ctypes.data
         task["mapped"] = host.mapped.ctypes.data
         task["stalls"] = self.stalls[self.made - 1].ctypes.data
+        task["aimed"], task["next"] = self.aimed[self.made - 1].ctypes.data, AHEAD
         first = self.first_vcpus.setdefault(guest, task)
         task["peer"] = first["peer"] or self.address
         first["peer"] = self.address

@@ -44,8 +44,8 @@ from mmuwitness.simulate.records import (
     offsets,
 )
 
-NOW, END, QUANTUM, TASKS, COUNT, OPERATIONS, CONTEXT, ERRING, AIMED = offsets(
-    RUN, "now end quantum tasks count operations context erring aimed"
+NOW, END, QUANTUM, TASKS, COUNT, OPERATIONS, CONTEXT, ERRING = offsets(
+    RUN, "now end quantum tasks count operations context erring"
 )
 TURNS, PLACES, WAITERS, DAEMONS = offsets(RUN, "turns places waiters daemons")
 NEXT_OPERATION, NEXT_GUEST, NEXT_ARGUMENT = offsets(RUN, "next_operation next_guest next_argument")
@@ -63,8 +63,8 @@ CONTENTS, MAPPED, PERIOD, TOUCHES, WRITES = offsets(TASK, "contents mapped perio
 PAGES, HOT, HOT_SHARE, WRITE_SHARE, WRITE_FIRST, WRITE_PAGES, STRAY_SHARE = offsets(
     TASK, "pages hot hot_share write_share write_first write_pages stray_share"
 )
-CLASSES, CLASS_SHARE, AIM, MISSED, EXITS, RETRIES, REFAULTS = offsets(
-    TASK, "classes class_share aim missed exits retries refaults"
+CLASSES, CLASS_SHARE, AIMED, NEXT, MISSED, EXITS, RETRIES, REFAULTS = offsets(
+    TASK, "classes class_share aimed next missed exits retries refaults"
 )
 STALLED, STALLS, TRACKED = offsets(TASK, "stalled stalls tracked")
 GUESTS, FIRST_GUEST, GUEST_COUNT, CURSOR, SPAN, STRIDE, BATCH, BATCHED = offsets(
@@ -218,14 +218,16 @@ def work(run, task, number, until):
 
 
 @njit(**NATIVE)
-def aim(task, seed, count, aimed):
+def aim(task):
     """Which pages a vCPU touches next, and whether it writes: twice the gfn, plus 1 for a write.
     Their SPTEs are asked for, so that they come while the others are aimed at."""
+    seed, aimed = load(task + RANDOM), load(task + AIMED)
     pages, hot, hot_share = load(task + PAGES), load(task + HOT), load(task + HOT_SHARE)
     first, span = load(task + WRITE_FIRST), load(task + WRITE_PAGES)
     write_share, stray_share = load(task + WRITE_SHARE), load(task + STRAY_SHARE)
     sptes, spte_bytes = load(task + SPTES), load(task + SPTE_BYTES)
-    for _ in range(count):
+    for _ in range(AHEAD):
+        seed += int64(GOLDEN)
         word = mix(seed)
         write = chance(word, write_share)
         normal = write and not chance(word >> 16, stray_share)
@@ -233,13 +235,14 @@ def aim(task, seed, count, aimed):
         gfn = (first if normal else 0) + scale(mix(word), span if normal else where)
         prefetch(sptes + spte_bytes * gfn)
         store(aimed, 2 * gfn + int64(write))
-        seed += int64(GOLDEN)
         aimed += 8
+    store(task + NEXT, int64(0))
 
 
 @njit(**NATIVE)
-def access(task, seed, count, aimed):
-    """So many accesses that were aimed, up to the first that is not let: how many are."""
+def access(task, count, seed):
+    """The next so many accesses, up to the first that is not let: how many are.  seed: that the
+    first was aimed with."""
     needed, aged = load(task + PRESENT), load(task + AGED)
     writable, walks = load(task + WRITABLE), aged != 0 and load(task + TRACKED) == 0
     sptes, spte_bytes = load(task + SPTES), load(task + SPTE_BYTES)
@@ -247,6 +250,7 @@ def access(task, seed, count, aimed):
     contents, wrote = load(task + CONTENTS) - 4, load(task + WRITES)
     classes, class_share = load(task + CLASSES) - 1, load(task + CLASS_SHARE)
     first, span = load(task + WRITE_FIRST), load(task + WRITE_PAGES)
+    aimed = load(task + AIMED) + 8 * load(task + NEXT)
     let = int64(0)
     while let < count:
         write = load(aimed) & 1
@@ -296,29 +300,29 @@ def content(word, wrote, classes, class_share):
 @njit(**NATIVE)
 def touch(run, task, until):
     """A vCPU that is let touches pages until somebody else's time comes."""
-    time, period, aimed = load(task + TIME), load(task + PERIOD), load(run + AIMED)
+    time, period = load(task + TIME), load(task + PERIOD)
     touches = load(task + TOUCHES)
     while time <= until:
-        seed = load(task + RANDOM)
+        seed, count = load(task + RANDOM), int64(1)
         again = load(task + MISSED) >= 0
-        count = int64(1)
-        if again:
-            store(aimed, load(task + AIM))
-        else:
+        if not again:
+            if load(task + NEXT) == AHEAD:
+                aim(task)
             seed += int64(GOLDEN)
-            count = min((until - time) // period + 1, AHEAD)
-            aim(task, seed, count, aimed)
-        let = access(task, seed, count, aimed)
+            count = min((until - time) // period + 1, AHEAD - load(task + NEXT))
+        let = access(task, count, seed)
         store(task + RANDOM, seed + min(let, count - 1) * int64(GOLDEN))
+        store(task + NEXT, load(task + NEXT) + let)
         if again and let != 0:
             hit_at_last(task, time)
+            # its exits took random words: the others were aimed with those
+            store(task + NEXT, int64(AHEAD))
         touches += let
         time += let * period
         if let < count:
-            store(task + AIM, load(aimed + 8 * let))
-            gfn, write = load(task + AIM) >> 1, load(task + AIM) & 1
-            miss(task, gfn, time)
-            start(task, operation(run, load(task + OWN)), gfn, write)
+            aimed = load(load(task + AIMED) + 8 * load(task + NEXT))
+            miss(task, aimed >> 1, time)
+            start(task, operation(run, load(task + OWN)), aimed >> 1, aimed & 1)
             break
     store(task + TIME, time)
     store(task + TOUCHES, touches)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 RUN = (
-    *("now", "end", "quantum", "tasks", "count", "operations", "context", "erring", "aimed"),
+    *("now", "end", "quantum", "tasks", "count", "operations", "context", "erring"),
     *("turns", "places", "waiters", "daemons"),
     *("next_operation", "next_guest", "next_argument"),
 )
 """One run.  Times in ns of guest time.  quantum: how far vCPUs that only hit may run ahead of other
 vCPUs.  tasks, count: where they are.  context: of `lower.Context`.  erring: the task that met an
-error.  aimed: room for AHEAD accesses.  turns: a tree of times, that of task n at places + n, NEVER
+error.  turns: a tree of times, that of task n at places + n, NEVER
 if it waits, and at k the earlier one of 2k and 2k + 1.  waiters: tasks that wait for locks.
 daemons: the first one, or 0.  next_...: addresses of what a daemon's operation asks to be done next
 (see `daemon`)."""
@@ -39,7 +39,7 @@ TASK = (
     *("sptes", "spte_bytes", "present", "writable", "aged", "page_shift", "page_mask"),
     *("contents", "mapped", "period", "touches", "writes"),
     *("pages", "hot", "hot_share", "write_share", "write_first", "write_pages", "stray_share"),
-    *("classes", "class_share", "aim", "missed", "exits", "retries", "refaults"),
+    *("classes", "class_share", "aimed", "next", "missed", "exits", "retries", "refaults"),
     *("stalled", "stalls", "tracked"),
     # a daemon
     *("guests", "first_guest", "guest_count", "cursor", "span", "stride", "batch", "batched"),
@@ -55,11 +55,11 @@ A vCPU touches a page every `period` ns: of its first `pages`, of the first `hot
 hot_share; it writes with a chance of write_share, to `write_pages` from write_first on, or with a
 chance of stray_share anywhere, and then, with class_share, what one of `classes` holds.  Shares are
 out of 65,536.  sptes, contents: addresses of the arrays, with what the bits of an SPTE are; mapped:
-bytes, 1 once a gfn was mapped.  aim: the access that it was not let, twice the gfn, plus 1 for a
-write; missed: since when, or -1; exits: accesses that were not let at once, of which `refaults` to
-gfns that had been mapped before; retries: exits after the first of an access; stalled: ns lost;
-stalls: address of 64 counters of exits by the bits of the ns lost; tracked: an access to a page
-that was aged exits, too.
+bytes, 1 once a gfn was mapped.  aimed: address of AHEAD accesses, each twice the gfn, plus 1 for a
+write, of which it has made the first `next`; missed: since when the next one is not let, or -1;
+exits: accesses that were not let at once, of which `refaults` to gfns that had been mapped before;
+retries: exits after the first of an access; stalled: ns lost; stalls: address of 64 counters of
+exits by the bits of the ns lost; tracked: an access to a page that was aged exits, too.
 
 A daemon runs its operation on guest_count guests from first_guest on (guests: addresses of their
 tables), for every `stride`-th number below `span`, or for random ones (scatter); after `batch` of

@@ -50,6 +50,7 @@ def put_page(page):
         if page.refcount == 0:
             zone = page.zone
             if page.ksm and page.content < zone.ksm.classes:
+                # others were written to between ksmd's look at them and their write protection
                 if zone.ksm.stable[page.content] is page:
                     zone.ksm.stable[page.content] = None
             page.content = 0

@@ -27,9 +27,9 @@ class KsmDensity(Workload):
     """Guests of one image: most pages that are not written have equals in other guests."""
 
     name = "ksm-density"
+    ksmd: Any = None
     text = "guests of one image, read and written, while ksmd merges what they have in common"
     designs = ("wrapped", "removed", "ksm-only", "unwrapped-2009")
-    ksmd: Any = None  # its task, once it runs
     parameters: ClassVar[dict[str, Parameter]] = Workload.parameters | {
         "duplicate": Parameter(0.5, "share of pages that other guests have, too", 0, 1),
         "zero": Parameter(0.05, "share of pages of zeros", 0, 1),
@@ -82,7 +82,8 @@ class KsmDensity(Workload):
         }
 
     def daemons(self, engine: Engine) -> None:
-        self.began, self.advisor = 0, None
+        self.began = 0
+        self.advisor = None
         if self.given["advisor"]:
             target, most = int(self["advisor_target_scan_time"]), int(self["advisor_max_cpu"])
             self.advisor = ScanTimeAdvisor(target, most)
@@ -106,17 +107,16 @@ class KsmDensity(Workload):
         self.began = engine.now
 
     def gauges(self) -> dict[str, float]:
-        """As in /sys/kernel/mm/ksm; general_profit is the sum of what processes have."""
+        """As in /sys/kernel/mm/ksm."""
         counters = self.machine.ksm_counters()
         found = {f"ksm {name}": float(value) for name, value in counters.items()}
-        sharing = float(counters["pages_sharing"])
-        own = float(self.machine.ksm.rmap_items)
+        saved, items = counters["pages_sharing"], int(self.machine.ksm.rmap_items)
         return (
             super().gauges()
             | found
             | {
-                "ksm pages_to_scan": float(self.ksmd["batch"] if self.ksmd is not None else 0),
-                "ksm general_profit": sharing * PAGE_BYTES - own * RMAP_ITEM_BYTES,
-                "memory saved pages": sharing,
+                "ksm general_profit": saved * PAGE_BYTES - items * RMAP_ITEM_BYTES,
+                "ksm pages_to_scan": int(self.ksmd["batch"]) if self.ksmd is not None else 0,
+                "memory saved pages": saved,
             }
         )
