@@ -420,17 +420,6 @@ def until_others(run, mine):
 
 
 @njit(**NATIVE)
-def anybody_waits(run):
-    """Not all tasks are off."""
-    task = load(run + TASKS)
-    for _ in range(load(run + COUNT)):
-        if load(task + STATE) == WAITING:
-            return True
-        task += SIZE
-    return False
-
-
-@njit(**NATIVE)
 def simulate(run):
     """Until the end, or until Python is wanted: a `Came`."""
     end, turns = load(run + END), load(run + TURNS)
