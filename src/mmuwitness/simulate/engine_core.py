@@ -427,7 +427,7 @@ def simulate(run):
         settle(run, number)
     while True:
         first, second = load(turns + 8), int64(NEVER)
-        if first == NEVER:
+        if first == NEVER and load(run + WAITERS) != 0:
             return int64(CAME_STUCK)
         if first >= end:
             store(run + NOW, end)

@@ -60,7 +60,7 @@ class KsmDensity(Workload):
         zeros = self.rng.random(self.pages) < self["zero"]
         common[:volatile] = zeros[:volatile] = False
         classes = guest.machine.ksm.classes
-        made[common] = 1 + np.arange(self.pages)[common] % (classes - 1)
+        made[common] = 1 + np.flatnonzero(common) % (classes - 1)
         made[zeros] = 0
         return made
 

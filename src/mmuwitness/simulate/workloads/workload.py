@@ -159,4 +159,4 @@ def share(part: float) -> int:
 
 def unique(rng: np.random.Generator, count: int) -> Array:
     """Contents that no other page has, nearly: 31 random bits."""
-    return rng.integers(1 << 31, 1 << 32, count, np.int64)
+    return rng.integers(1 << 31, 1 << 32, count, np.int64).astype(np.uint32)
