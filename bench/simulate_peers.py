@@ -35,7 +35,7 @@ class Shares(NamedTuple):
     hot_touches: float = 0.9
     writes: float = 0.1
     stray: float = 0.001
-    returns: float = 0.5
+    returns: float = 0.5  # of writes that stray
 
 
 class Memory(NamedTuple):
@@ -187,7 +187,8 @@ def flat_loop(memory, shares, guests, slices, touches, scans):
                 normal = write and (word >> np.uint64(16)) & LOW >= stray
                 near = shares.hot if (word >> HALF) & LOW < hot_touches else shares.pages
                 span = shares.volatile if normal else near
-                at = guest * shares.pages + below(random(word), span)
+                gfn = below(random(word), span)
+                at = guest * shares.pages + gfn
                 want = PRESENT | WRITE if write else PRESENT
                 if memory.spte[at] & want != want:
                     fault(memory, at, write)
@@ -195,7 +196,7 @@ def flat_loop(memory, shares, guests, slices, touches, scans):
                     wrote += 1
                     word = random(state ^ np.uint64(wrote))
                     held = (1 << 31) | wrote & 0x7FFF_FFFF
-                    if word & LOW < returns:
+                    if gfn >= shares.volatile and word & LOW < returns:
                         held = 1 + below(word, shares.classes - 1)
                     memory.content[memory.spte[at] >> PAGE_SHIFT] = held
         for _ in range(scans):
@@ -225,17 +226,18 @@ def simpy_model(
         while True:
             write = chance() < shares.writes
             if write and chance() >= shares.stray:
-                at = base + number(shares.volatile)
+                gfn = number(shares.volatile)
             elif chance() < shares.hot_touches:
-                at = base + number(shares.hot)
+                gfn = number(shares.hot)
             else:
-                at = base + number(shares.pages)
+                gfn = number(shares.pages)
+            at = base + gfn
             want = PRESENT | WRITE if write else PRESENT
             if spte[at] & want != want:
                 fault(memory, at, write)
             made += 1
             if write:
-                common = chance() < shares.returns
+                common = gfn >= shares.volatile and chance() < shares.returns
                 held = number(1, shares.classes) if common else 1 << 31 | made & 0x7FFF_FFFF
                 content[spte[at] >> PAGE_SHIFT] = held
             yield env.timeout(1 / touches)
