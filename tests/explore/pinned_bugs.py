@@ -146,8 +146,8 @@ BUGS = {
         mended="+memslot_move_invalidates +memslots_srcu",
     ),
     "P3": Bug(
-        "Nothing unmaps a memslot that goes: commit dfe49dbd1fc7 in v3.8.  Nor an mm that exits,"
-        " which is the same function in this model.",
+        "Nothing unmaps a memslot that goes: commit dfe49dbd1fc7 in v3.8.  Nor when an mm exits or"
+        " a VM is destroyed, which is the same function in this model.",
         claims=STALE + " I2 I11",
         arches=(HPT,),
         scenarios=(

@@ -84,6 +84,8 @@ class Instances(Sequence[Any]):
         return made
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(self.size))]
         if not -self.size <= index < self.size:
             raise IndexError(index)
         return self.made[index] if self.made else self.make(index % self.size)

@@ -249,8 +249,8 @@ def access(task, count, seed):
     shift, mask = load(task + PAGE_SHIFT), load(task + PAGE_MASK)
     contents, wrote = load(task + CONTENTS) - 4, load(task + WRITES)
     classes, class_share = load(task + CLASSES) - 1, load(task + CLASS_SHARE)
-    aimed = load(task + AIMED) + 8 * load(task + NEXT)
     first, span = load(task + WRITE_FIRST), load(task + WRITE_PAGES)
+    aimed = load(task + AIMED) + 8 * load(task + NEXT)
     let = int64(0)
     while let < count:
         write = load(aimed) & 1
@@ -427,7 +427,7 @@ def simulate(run):
         settle(run, number)
     while True:
         first, second = load(turns + 8), int64(NEVER)
-        if first == NEVER:
+        if first == NEVER and load(run + WAITERS) != 0:
             return int64(CAME_STUCK)
         if first >= end:
             store(run + NOW, end)

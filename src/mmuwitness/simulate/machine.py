@@ -11,9 +11,10 @@ from mmuwitness.model.arch.arch import Arch
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host
 from mmuwitness.model.kvm.kvm_host import KVM, Spte
-from mmuwitness.model.mm.mm_types import MM, Page, Pte
+from mmuwitness.model.mm.mm_types import MM, PMD_HUGE, Page, Pte
 from mmuwitness.model.state import Field, OfValue
 from mmuwitness.simulate.arrays import Array, ArrayWorld
+from mmuwitness.simulate.kernel.huge import PMD_PAGES
 from mmuwitness.simulate.kernel.indexed import INDEXED, Zone
 from mmuwitness.simulate.kernel.ksm import Ksm, RmapItems
 from mmuwitness.simulate.kernel.kvm_main import LEFT_OUT
@@ -161,3 +162,12 @@ def pages_of(world: ArrayWorld, field: Field, part: slice = EVERY) -> Array:
     shift, width = next((s, w) for name, _, s, w in parts if name == "page")
     pages: Array = (world.array(field)[part].astype(np.int64) >> shift & (1 << width) - 1) - 1
     return pages
+
+
+def make_huge(guest: Guest, rng: np.random.Generator, part: float) -> None:
+    """Huge PMDs, and huge leaves, over this part of what is mapped already."""
+    pmds = guest.mm.nr_addresses // PMD_PAGES
+    huge = rng.random(pmds) < part
+    guest.world.array(MM.pmd)[:pmds][huge] = PMD_HUGE
+    guest.world.array(KVM.huge)[:pmds][huge] = 1
+    guest.world.array(KVM.table)[:pmds][huge] = 0

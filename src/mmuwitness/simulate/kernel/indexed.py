@@ -49,8 +49,10 @@ def put_page(page):
         page.refcount -= 1
         if page.refcount == 0:
             zone = page.zone
-            if page.ksm and zone.ksm.stable[page.content] is page:
-                zone.ksm.stable[page.content] = None
+            if page.ksm and page.content < zone.ksm.classes:
+                # others were written to between ksmd's look at them and their write protection
+                if zone.ksm.stable[page.content] is page:
+                    zone.ksm.stable[page.content] = None
             page.content = 0
             page.ksm = False
             page.lru = False
