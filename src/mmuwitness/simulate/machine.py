@@ -15,7 +15,7 @@ from mmuwitness.model.mm.mm_types import MM, PMD_HUGE, Page, Pte
 from mmuwitness.model.state import Field, OfValue
 from mmuwitness.simulate.arrays import Array, ArrayWorld
 from mmuwitness.simulate.kernel.huge import PMD_PAGES
-from mmuwitness.simulate.kernel.indexed import INDEXED, Zone
+from mmuwitness.simulate.kernel.indexed import INDEXED, Kicks, Zone
 from mmuwitness.simulate.kernel.ksm import Ksm, RmapItems
 from mmuwitness.simulate.kernel.kvm_main import LEFT_OUT
 from mmuwitness.simulate.kernel.precise import OpenWindows
@@ -108,6 +108,7 @@ class Guest(Host):
         for mm in (self.mm, *self.children):
             mm.zone, mm.ksm = machine.zone, machine.ksm
         self.kvm.windows = self.world.add(OpenWindows)[0]
+        self.kvm.kicks = self.world.add(Kicks)[0]
         self.mm.rmap_items = self.world.add(RmapItems)[0]
         self.mm.rmap_items.guest = number
         self.mapped = np.zeros(len(self.kvm.gfns) + MARGIN, np.uint8)

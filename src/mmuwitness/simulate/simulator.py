@@ -15,6 +15,8 @@ from mmuwitness.simulate.workloads.workload import SECOND, Workload
 
 SAMPLES = 60
 
+FLUSH_IPI = "flush ipi"
+
 Progress = Callable[[float], None]
 
 
@@ -33,7 +35,7 @@ def simulate(
     for position, name in enumerate(program.tables.costs):
         program.costs[position] = costs[name]
     vcpus = int(made["vcpus"]) * made.count
-    engine = Engine(program, made.guests, vcpus + made.count + 16)
+    engine = Engine(program, made.guests, vcpus + made.count + 16, costs.get(FLUSH_IPI, 0))
     made.start(engine)
     series = run_to_end(engine, made, made["hours"] * 3600, progress)
     return Run(
@@ -87,8 +89,14 @@ def counters(engine: Engine, workload: Workload) -> dict[str, int]:
         "fault first": int(vcpus["exits"].sum() - vcpus["refaults"].sum()),
         "fault refault": int(vcpus["refaults"].sum()),
         "fault retry": int(vcpus["retries"].sum()),
+        "exit read": int(vcpus["reads"].sum()),
+        "exit write, absent": int(vcpus["writes_absent"].sum()),
+        "exit write, protected": int(vcpus["writes_protected"].sum()),
+        FLUSH_IPI: int(vcpus["kicked"].sum()),
+        "ksm read again": int(vcpus["read_merged"].sum()),
     }
-    return found | {name: int(value) for name, value in workload.gauges().items()}
+    found |= {name: int(value) for name, value in workload.gauges().items()}
+    return found | workload.derived(found)
 
 
 def cpu(engine: Engine) -> dict[str, int]:

@@ -104,6 +104,10 @@ class Workload:
     def passed(self, engine: Engine) -> None:
         """A daemon has been through all guests."""
 
+    def derived(self, counters: Mapping[str, int]) -> dict[str, int]:
+        """Counters that follow from others, at the end."""
+        return {}
+
     def gauges(self) -> dict[str, float]:
         """The state of the machine now, by name."""
         return {"memory used pages": self.machine.used_pages()}
