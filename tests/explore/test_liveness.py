@@ -57,6 +57,17 @@ VERDICTS = [
     ("reclaim_once", "arm64", "v6.9", HOLD),
     ("migrate_once", "x86-tdp", "v7.3", HOLD),
     ("migrate_once", "x86-shadow", "v3.6", HOLD),
+    ("merge_first_once", "x86-tdp", "v7.3", HOLD),
+    ("cow_once", "x86-tdp", "v7.3", HOLD),
+    ("cow_once", "x86-shadow", "v3.6", HOLD),
+    ("lru_once", "x86-tdp", "v7.3", HOLD),
+    ("drop_once", "x86-tdp", "v7.3", HOLD),
+    ("drop_once", "arm64", "v6.9", HOLD),
+    ("zero_page_once", "x86-tdp", "v7.3", HOLD),
+    # H25: references to the zero page are kept, until no more can be taken
+    ("zero_page_once", "x86-shadow", "v5.5", {MAPS, PASS}),
+    ("mprotect_once", "x86-tdp", "v7.3", HOLD),
+    ("mprotect_once", "arm64", "v6.9", HOLD),
     ("numa_once", "x86-tdp", "v7.3", HOLD),
     ("numa_once", "arm64", "v6.9", HOLD),
     # One window elsewhere stays open: those who ask for their own gfn pass it.

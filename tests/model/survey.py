@@ -5,6 +5,7 @@ that nobody noticed, `survivors.toml` says why.
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from mmuwitness.model.bugs.bug import corpus
 from mmuwitness.model.era import Era
 from mmuwitness.model.functions import functions
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.scenarios import SCENARIOS
+from mmuwitness.model.scenarios import SCENARIOS, find_scenario
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.disk_cache import cached
 from mmuwitness.process.mutate import OBSERVER, Mutation, mutations, not_of_a_kernel
@@ -35,7 +36,7 @@ EACH = 4
 SURVEYED = (
     *("kvm.kvm_main", "kvm.memslots"),
     *("mm.mmu_notifier", "mm.ksm", "mm.gup", "mm.memory", "mm.rmap", "mm.migrate"),
-    "arch.x86_tdp",
+    *("arch.x86_tdp", "arch.x86", "arch.arm64", "lib.srcutree"),
 )
 """The modules whose functions are changed: the protocol, and what every scenario goes through."""
 
@@ -58,8 +59,32 @@ MADE_FOR = {
     "mmu_invalidate_retry_gfn": "fault_beside_window",
     "kvm_mmu_notifier_change_pte": "uprobe_one",
     "kvm_mmu_notifier_invalidate_page": "reclaim_once",
+    "__kvm_handle_hva_range": "dontneed_one",
 }
 """Functions that are asked in this scenario on all kernels, too."""
+
+ENDS_IN = {
+    "cmp_and_merge_page": "merge_first_once",
+    "stable_tree_append": "merge_first_once",
+    "wp_page_copy": "cow_once",
+    "isolate_lru_page": "lru_once",
+    "shrink_active_list": "lru_once",
+    "shrink_inactive_list": "lru_once",
+    "migrate_pages_batch": "lru_once",
+    "zap_page_range": "drop_once",
+    "unmap_mapping_pages": "drop_once",
+    "handle_mm_fault": "mprotect_once",
+    "map_zero_page": "zero_page_once",
+    "try_to_unmap_one": "migrate_thread",
+    "unmap_and_move": "cow_migrate",
+    "copy_present_page": "fork_dma",
+    "kvm_vm_ioctl": "memslot_delete",
+}
+"""Functions that are asked in this scenario on the first of the kernels, too: what they do wrong is
+seen in few others, or in the end only."""
+
+FURTHER = (("dontneed_one", "x86-shadow", "v3.3"),)
+"""Kernels that are asked in one scenario alone."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +103,7 @@ def kernels_of_scenarios() -> list[tuple[Scenario, Era, str]]:
         for scenario in SCENARIOS.values()
         if not scenario.absent(Era(era), find_arch(arch))
     ]
+    made += [(find_scenario(name), Era(era), arch) for name, arch, era in FURTHER]
     return made + [(bug.fixed_scenario, bug.fixed_era, bug.arch) for bug in corpus().values()]
 
 
@@ -139,6 +165,8 @@ def asked(change: Mutation) -> list[Place]:
     bounded = [each for each in first.values() if each.scenario.name in BOUNDED]
     wanted = MADE_FOR.get(change.function.__name__)
     chosen = [each.place for each in changed if each.place.scenario.name == wanted]
+    ends = ENDS_IN.get(change.function.__name__)
+    chosen += [first[ends]] if ends in first else []
     chosen += [*spread(first.values(), EACH), *spread(rest, EACH), *spread(bounded, EACH)]
     return list({each.digest: each for each in chosen}.values())
 
@@ -200,7 +228,8 @@ def outcome(number: int) -> Outcome:
 
 def outcomes(numbers: Sequence[int]) -> Iterator[Outcome]:
     places()
-    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+    # what is there by now stays: no collection need look at it
+    with multiprocessing.get_context("fork").Pool(os.cpu_count(), gc.freeze) as pool:
         yield from pool.imap(outcome, numbers, chunksize=1)
 
 
