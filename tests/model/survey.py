@@ -49,8 +49,8 @@ KERNELS = (
     ("powerpc-hpt", "v6.9"),
     ("x86-shadow", "v4.12"),
 )
-"""A change is asked in so many scenarios that run it, each on the first of these that does; in so
-many on others; and in so many of those that ask what happens in the end."""
+"""A change is asked in so many (EACH) scenarios that run it, each on the first of these that does;
+in half as many on others, and of those that ask what happens in the end; and as is said below."""
 
 
 MADE_FOR = {
@@ -60,6 +60,10 @@ MADE_FOR = {
     "kvm_mmu_notifier_change_pte": "uprobe_one",
     "kvm_mmu_notifier_invalidate_page": "reclaim_once",
     "__kvm_handle_hva_range": "dontneed_one",
+    "kvm_mmu_invalidate_begin": "cow",
+    "kvm_handle_memslot": "memslot_delete",
+    "try_to_unmap_one": "reclaim_once",
+    "kvm_mmu_invalidate_range_add": "cow",
 }
 """Functions that are asked in this scenario on all kernels, too."""
 
@@ -76,14 +80,38 @@ ENDS_IN = {
     "handle_mm_fault": "mprotect_once",
     "map_zero_page": "zero_page_once",
     "try_to_unmap_one": "migrate_thread",
+    "shrink_folio": "reclaim_thread",
+    "do_wp_page": "cow_once",
+    "mn_hlist_invalidate_range_start": "vm_lifetime",
+    "mn_hlist_invalidate_end": "vm_lifetime",
+    "mmu_notifier_change_pte": "vm_lifetime",
     "unmap_and_move": "cow_migrate",
     "copy_present_page": "fork_dma",
+    "install": "permission_once",
+    "install_logged": "log_once",
+    "spte_write_protect": "log_once",
+    "fast_page_fault": "log_once",
+    "fast_pf_fix_direct_spte": "log_once",
+    "spte_can_locklessly_be_made_writable": "log_once",
+    "tdp_mmu_map_handle_target_level": "permission_once",
     "kvm_vm_ioctl": "memslot_delete",
 }
 """Functions that are asked in this scenario on the first of the kernels, too: what they do wrong is
 seen in few others, or in the end only."""
 
-FURTHER = (("dontneed_one", "x86-shadow", "v3.3"),)
+BASIC = {
+    ("fault_once", "x86-tdp"),
+    ("reclaim_once", "x86-tdp"),
+    ("lru_once", "x86-tdp"),
+    ("dontneed_one", "powerpc-hpt"),
+}
+"""Small places that every change is asked in which runs there."""
+
+FURTHER = (
+    ("dontneed_one", "x86-shadow", "v3.3"),
+    ("reclaim_once", "x86-shadow", "v3.7"),
+    ("cow", "x86-tdp", "v6.1"),
+)
 """Kernels that are asked in one scenario alone."""
 
 
@@ -152,23 +180,31 @@ def file_of(function: FunctionType) -> str:
 
 
 def asked(change: Mutation) -> list[Place]:
-    """Where a change is put to the test: where a line of it runs, or, if it is decided when a host
-    is wired, where its function does."""
+    """Where a change is put to the test: mostly where a line of it runs, but also where its
+    function does, since a check may be decided there when the host is wired."""
     running = [each for each in places() if each.place.runs(change.function)]
-    file = file_of(change.function)
+    file, name = file_of(change.function), change.function.__name__
     lines = {(file, n) for edit in change.edits for n in range(edit.first[0], edit.last[0] + 1)}
     changed = [each for each in running if each.lines & lines] or running
-    first: dict[str, Place] = {}
-    for each in changed:
-        first.setdefault(each.place.scenario.name, each.place)
+    first = first_of_each(changed)
     rest = [e.place for e in changed if e.place is not first[e.place.scenario.name]]
+    others = [each.place for each in running if each not in changed]
     bounded = [each for each in first.values() if each.scenario.name in BOUNDED]
-    wanted = MADE_FOR.get(change.function.__name__)
-    chosen = [each.place for each in changed if each.place.scenario.name == wanted]
-    ends = ENDS_IN.get(change.function.__name__)
-    chosen += [first[ends]] if ends in first else []
-    chosen += [*spread(first.values(), EACH), *spread(rest, EACH), *spread(bounded, EACH)]
+    made_for = [e.place for e in running if e.place.scenario.name == MADE_FOR.get(name)]
+    basic = [e.place for e in running if (e.place.scenario.name, e.place.arch) in BASIC]
+    ends_in = [e for e in first_of_each(running).values() if e.scenario.name == ENDS_IN.get(name)]
+    chosen = [*made_for, *basic, *ends_in, *spread(others, EACH // 2)]
+    chosen += [*spread(first.values(), EACH), *spread(rest, EACH // 2)]
+    chosen += spread(bounded, EACH // 2)
     return list({each.digest: each for each in chosen}.values())
+
+
+def first_of_each(found: Iterable[Asked]) -> dict[str, Place]:
+    """Each scenario on the first kernel that has it."""
+    first: dict[str, Place] = {}
+    for each in found:
+        first.setdefault(each.place.scenario.name, each.place)
+    return first
 
 
 def spread(found: Iterable[Place], most: int) -> list[Place]:
@@ -262,13 +298,20 @@ def summary(found: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def named(change: Mutation) -> set[str]:
+    """What it can be asked for by."""
+    known = {"survivors"} if change.name in reasons() else set()
+    return {change.function.__qualname__, module_of(change.function)} | known
+
+
 def main(names: Sequence[str]) -> int:
-    """names: only these modules (kvm.kvm_main) or functions."""
+    """names: only these modules (kvm.kvm_main) or functions, or "survivors": those that have a
+    reason."""
     began = time.monotonic()
     numbers = [
         number
         for number, each in enumerate(list_of_changes())
-        if not names or {each.function.__qualname__, module_of(each.function)} & set(names)
+        if not names or named(each) & set(names)
     ]
     print(f"{len(places())} places, {time.monotonic() - began:.0f} s", flush=True)
     found = []

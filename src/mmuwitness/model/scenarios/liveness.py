@@ -3,6 +3,7 @@ finitely many, or that others wait for."""
 
 from __future__ import annotations
 
+from mmuwitness.model.kvm.dirty_log import kvm_mmu_slot_apply_flags, kvm_vm_ioctl_get_dirty_log
 from mmuwitness.model.kvm.memslots import KVM_MR_CREATE, KVM_MR_DELETE, kvm_set_memory_region
 from mmuwitness.model.kvm.pfncache import kvm_gpc_refresh, kvm_gpc_write
 from mmuwitness.model.kvm.vcpu import vcpu_access_once
@@ -46,6 +47,18 @@ def looping_zero_pages(host):
     """As zero_pages, and as looping_faults."""
     zero_pages(host)
     host.kvm.loops_in_host = True
+
+
+def mapped_read_only(host):
+    """As two_private_pages; the guest has read the first page when its PTE was read-only."""
+    two_private_pages(host)
+    host.map_guest_page(0, 0)
+
+
+def mapped_writable(host):
+    """As two_private_pages; the guest has written to the first page."""
+    two_private_pages(host)
+    host.map_guest_page(0, 0, write=True)
 
 
 def everybody_ends(setup):
@@ -117,6 +130,12 @@ def host_writes_once(mm):
         written = host_access(mm, 0, True)
 
 
+def log_once(kvm):
+    """Dirty logging is turned on, and the log is read once."""
+    kvm_mmu_slot_apply_flags(kvm, True)
+    kvm_vm_ioctl_get_dirty_log(kvm)
+
+
 def preempted_invalidator(host):
     """Opens a window over the second page, and is not scheduled before the guest has its page: who
     is preempted there, or sleeps, may be so for any time."""
@@ -185,6 +204,25 @@ LIVENESS = (
         everybody_ends(two_private_pages),
         mm_actor("madvise", dontneed_twice),
         {**ONE_GFN, "pages": 3, "vcpus": 2, "written_gfns": 0},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "permission_once",
+        "A guest accesses a page that it has mapped read-only, and that the VMM drops twice.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 2 calls",
+        everybody_ends(mapped_read_only),
+        mm_actor("madvise", dontneed_twice),
+        ONE_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "log_once",
+        "A guest accesses a page that it has mapped writable while the VMM turns dirty logging on"
+        " and reads the log.",
+        "1 vCPU, 1 access, 1 gfn, 1 page, 1 read of the log",
+        everybody_ends(mapped_writable),
+        lambda host: [Actor("migration", log_once, (host.kvm,))],
+        {**ONE_GFN, "pages": 1, "logs_dirty_pages": True},
         guest=vcpu_access_once,
     ),
     Scenario(
