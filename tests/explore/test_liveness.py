@@ -59,9 +59,6 @@ VERDICTS = [
     ("migrate_once", "x86-shadow", "v3.6", HOLD),
     ("permission_once", "arm64", "v6.9", HOLD),
     ("permission_once", "x86-tdp", "v7.3", HOLD),
-    # kvm_unmap_rmapp() tries for the HPTE's lock, and a guest that faults there may be faster each
-    # time: fairness is of those who wait for a lock, not of those who try
-    ("permission_once", "powerpc-hpt", "v6.9", {PASS, CLOSE}),
     ("log_once", "arm64", "v6.9", HOLD),
     ("log_once", "x86-tdp", "v7.3", HOLD),
     ("merge_first_once", "x86-tdp", "v7.3", HOLD),

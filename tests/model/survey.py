@@ -24,7 +24,7 @@ from mmuwitness.model.bugs.bug import corpus
 from mmuwitness.model.era import Era
 from mmuwitness.model.functions import functions
 from mmuwitness.model.host import find_arch
-from mmuwitness.model.scenarios import SCENARIOS, find_scenario
+from mmuwitness.model.scenarios import SCENARIOS
 from mmuwitness.model.scenarios.scenario import Scenario
 from mmuwitness.process.disk_cache import cached
 from mmuwitness.process.mutate import OBSERVER, Mutation, mutations, not_of_a_kernel
@@ -64,6 +64,8 @@ MADE_FOR = {
     "kvm_handle_memslot": "memslot_delete",
     "try_to_unmap_one": "reclaim_once",
     "kvm_mmu_invalidate_range_add": "cow",
+    "install_logged": "dirty_log",
+    "spte_write_protect": "dirty_log_shadow",
 }
 """Functions that are asked in this scenario on all kernels, too."""
 
@@ -89,7 +91,6 @@ ENDS_IN = {
     "copy_present_page": "fork_dma",
     "install": "permission_once",
     "install_logged": "log_once",
-    "spte_write_protect": "log_once",
     "fast_page_fault": "log_once",
     "fast_pf_fix_direct_spte": "log_once",
     "spte_can_locklessly_be_made_writable": "log_once",
@@ -111,8 +112,10 @@ FURTHER = (
     ("dontneed_one", "x86-shadow", "v3.3"),
     ("reclaim_once", "x86-shadow", "v3.7"),
     ("cow", "x86-tdp", "v6.1"),
+    ("dirty_log", "arm64", "v5.10"),
+    ("dirty_log_shadow", "x86-tdp", "v7.3"),
 )
-"""Kernels that are asked in one scenario alone."""
+"""Kernels that are asked in one scenario alone, be it one of the corpus."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,9 @@ def kernels_of_scenarios() -> list[tuple[Scenario, Era, str]]:
         for scenario in SCENARIOS.values()
         if not scenario.absent(Era(era), find_arch(arch))
     ]
-    made += [(find_scenario(name), Era(era), arch) for name, arch, era in FURTHER]
+    of_bugs = {bug.scenario.name: bug.scenario for bug in corpus().values()}
+    known = {**of_bugs, **SCENARIOS}
+    made += [(known[name], Era(era), arch) for name, arch, era in FURTHER]
     return made + [(bug.fixed_scenario, bug.fixed_era, bug.arch) for bug in corpus().values()]
 
 

@@ -388,7 +388,7 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm_dma": (*MERGES, never_pinned),
     "merge_once": (never_merged, never_shared, never_faulting),
     "unmerge_once": (never_of_its_own, never_both_of_their_own, never_faulting),
-    "permission_once": (never_none, never_replaced, never_faulting),
+    "permission_once": (never_none_beside, never_faulting),
     "log_once": (never_logged, never_faulting),
     "merge_first_once": (never_merged, never_of_its_own, never_faulting),
     "cow_once": (never_of_its_own, never_two_windows, never_faulting),
