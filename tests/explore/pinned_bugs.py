@@ -147,11 +147,14 @@ BUGS = {
         mended="+memslot_move_invalidates +memslots_srcu",
     ),
     "P3": Bug(
-        "Nothing unmaps a memslot that goes: commit dfe49dbd1fc7 in v3.8.  Nor an mm that exits,"
-        " which is the same function in this model.",
+        "Nothing unmaps a memslot that goes: commit dfe49dbd1fc7 in v3.8.  Nor when an mm exits or"
+        " a VM is destroyed, which is the same function in this model.",
         claims=STALE + " I2 I11",
         arches=(HPT,),
-        scenarios=("memslot_delete", "memslot_dontneed", "memslot_fault", "exit_reclaim"),
+        scenarios=(
+            *("memslot_delete", "memslot_dontneed", "memslot_fault"),
+            *("exit_reclaim", "vm_lifetime"),
+        ),
         since="v3.4",
         until="v3.8",
         mended="+powerpc_hv_flushes_memslot",

@@ -34,6 +34,7 @@ ON_HPT = (
     *("ksm", "ksm_first", "unmerge", "cow_smp", "uprobe_one", "dontneed", "dontneed_one"),
     *("zero_page", "reclaim_one", "migrate_one", "mprotect", "numa_dontneed", "memslot_delete"),
     *("memslot_dontneed", "fault_once", "memslot_fault", "exit_reclaim"),
+    *("two_vms_cow", "vm_lifetime", "madv_free", "migrate_dma"),
 )
 """What is pinned of an architecture whose faults take no mmu_lock: one or two of each kind."""
 PINNED_ON = {**dict.fromkeys(ARCHES, tuple(SCENARIOS)), HPT: ON_HPT}
@@ -41,7 +42,7 @@ QUICK = ("ksm_first", "unmerge", "uprobe_one", "dontneed_one", "reclaim_one", "m
          "memslot_delete", "hmm_dontneed", "oom_hmm")  # fmt: skip
 HEAD = """\
 # What exploring finds: for each scenario and architecture one line for each distinct program, under
-# the kernels that have it.  Made by `make golden`; why a claim is violated is in test_pinned.py.
+# the kernels that have it.  Made by `make golden`; why a claim is violated is in pinned_bugs.py.
 """
 
 

@@ -309,7 +309,8 @@ WRONG = [
 @pytest.mark.parametrize(("code", "text"), WRONG)
 def test_a_model_that_goes_wrong_says_so(code: str, text: str, tmp_path) -> None:
     other = "\ndef p1(host):\n    host.box.one = 1\n    host.box.item = None\n"
-    module = load(tmp_path, declared(f"\ndef p0(host):\n    {code}\n{other}"))
+    source = declared(f"\ndef p0(host):\n    {code}\n{other}")
+    module = load(tmp_path, source)
     replay = replay_of(fold(SmallHost(module)), module)
     with pytest.raises(ModelError, match=text) as caught:
         while replay.step(0, 0):
@@ -320,7 +321,7 @@ def test_a_model_that_goes_wrong_says_so(code: str, text: str, tmp_path) -> None
         frames.append((at.tb_frame.f_code.co_filename, at.tb_lineno))
         at = at.tb_next
     own = [line for file, line in frames if file == module.__file__]
-    wrong = declared(f"\ndef p0(host):\n    {code}").count("\n") + 1
+    wrong = source[: source.index(code) + len(code)].count("\n") + 1
     assert own[-1] == wrong, "the traceback shows the author's line"
 
 

@@ -118,7 +118,7 @@ def test_steps_of_one_folding_are_none_of_another() -> None:
 def test_a_schedule_of_another_kernel_is_refused_or_goes_elsewhere() -> None:
     found = explore(find_scenario("unmerge"), Era("v3.6"), "x86-shadow")
     name = format_schedule(found.schedule_to_mark(FLUSHES))
-    for other in (name.replace("v3.6", "v6.1"), name.replace("x86-shadow", "powerpc-hv")):
+    for other in (name.replace("v3.6", "v6.1"), name.replace("x86-shadow", "powerpc-hpt")):
         try:
             _, steps = steps_of(parse_schedule(other))
         except BadSchedule as error:

@@ -45,7 +45,7 @@ def unregister_without_release(mm, subscription):
 def age_without_rcu(kvm, range):
     young = False
     for gfn in kvm.gfns:
-        if range.start <= gfn < range.end:
+        if range.start <= gfn and gfn < range.end:
             young = tdp_mmu_age_spte(kvm, gfn) or young
     return young
 

@@ -251,7 +251,9 @@ KINDS = [
     ),
     refused("positional parts of a record", "rec = Rec(1)\n      ^", "Rec is built by keyword"),
     refused("a constant out of a list", "x = host.items[2]\n    ^", "the index 2 is outside 0..1"),
-    refused("a list of numbers", "x = TABLE[host.box.n]\n    ^", "the full list of a struct"),
+    refused(
+        "a list of numbers", "x = TABLE[host.box.n]\n    ^", "instances of a struct that follow"
+    ),
     refused("arithmetic of constants", "x = 1 + None\n    ^", "unsupported operand"),
     refused(
         "a negative shift", "x = 1 << host.box.neg\n    ^", "a number from 0 to 62", "-2..1 here"
@@ -454,3 +456,21 @@ def test_wrong_at_run_time(code: str, message: str, replayed: str, tmp_path) -> 
     with pytest.raises(ModelError, match=re.escape(replayed or message)):
         while replay.step(0, 0):
             pass
+
+
+SOME = """
+def wire(host):
+    host.last = host.items[1:]
+
+def p0(host):
+    host.last[host.box.flag].n = 3
+
+def p1(host):
+    host.box.flag = True
+"""
+
+
+def test_an_index_into_some_of_the_instances(tmp_path) -> None:
+    graph = explored(fold(SmallHost(load(tmp_path, declared(SOME)), items=3)))
+    assert not graph.errors
+    assert graph.final("Item.n") == {(0, 3, 0), (0, 0, 3)}

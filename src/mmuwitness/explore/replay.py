@@ -165,6 +165,7 @@ class ReplayProcess:
                 return self.checked(function(*arguments, **keywords))
         if not isinstance(function, types.FunctionType):
             return self.checked(function(*arguments, **keywords))
+        self.replay.entered.append(function)
         depth = len(self.stack)
         if number >= 0:
             self.stack.append((number, -1))
@@ -304,13 +305,17 @@ class ReplayProcess:
 
 
 class Replay:
-    """A host being replayed under a folded program.  `step` takes one step of the schedule."""
+    """A host being replayed under a folded program.  `step` takes one step of the schedule.
+
+    Of the last step: covered, its marks; traced, its tracepoints; entered, the functions that it
+    called (those of the model, whatever stands in their place)."""
 
     def __init__(self, program: Program, make_host: Callable[[], Any]) -> None:
         self.program, self.host = program, make_host()
         self.host.world.ghosts = bool(program.claims)
         self.covered: set[str] = set()
         self.traced: list[tuple[int, str, tuple[Any, ...]]] = []
+        self.entered: list[types.FunctionType] = []
         count = len(self.host.processes)
         self.processes = [ReplayProcess(self, pid) for pid in range(count)]
 
@@ -320,6 +325,7 @@ class Replay:
         process = self.processes[pid]
         self.covered.clear()
         self.traced.clear()
+        self.entered.clear()
         if process.done:
             return False
         return process.run(choice if process.choices else None)

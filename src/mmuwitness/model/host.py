@@ -109,6 +109,7 @@ class Host:
             contents=1,
             refcounts=REFCOUNT_MAX,
             mapcounts=3,
+            users=4,
             writable_bits=int(self.has_writable_bits()),
             young_bits=int(sizes.ages_pages),
             KvmMmuPage=0,
@@ -195,7 +196,7 @@ class Host:
             "read_gfns": sizes.read_gfns or gfns,
             "written_gfns": sizes.written_gfns,
             "range_max": max(sizes.addresses, gfns),
-            "table_shift": sizes.gfns_per_table - 1,
+            "table_shift": sizes.gfns_per_table.bit_length() - 1,
         }
         for name, value in constants.items():
             setattr(kvm, name, value)

@@ -20,9 +20,9 @@ class Sizes:
       pages: all there are.  slot_pages: the memslots cover the first so many addresses, in equal
       parts; what is over goes to the last one.  layout: the memslots, if not so.
       gfns_per_table: 2 if neighbouring gfns share their last-level table page, 1 if each has its
-      own.  read_gfns, written_gfns: the guest reads and writes the first so many (0: reads all).
-      second_vm: the memslots of another VM of the same process, created after the first; it has
-      one vCPU, and uses nothing of what follows.
+      own; any power of two.  read_gfns, written_gfns: the guest reads and writes the first so many
+      (0: reads all).  second_vm: the memslots of another VM of the same process, created after the
+      first; it has one vCPU, and uses nothing of what follows.
       mergeable: ksmd scans the first so many addresses.
 
     Memslots

@@ -271,9 +271,8 @@ def smallest(b: Statements, function: Any, values: list[Any], node: ast.Call) ->
     return Dyn(dst, kind)
 
 
-def iteration(b: Statements, node: ast.For) -> list[Folded]:
+def iteration(b: Statements, over: Folded, node: ast.For) -> list[Folded]:
     """What a for loop runs over: objects known now, or range() of numbers known now."""
-    over = b.expr(node.iter)
     if isinstance(over, Many):
         return list(over.items)
     if isinstance(over, Const):

@@ -327,16 +327,20 @@ class Expressions:
         return found if isinstance(base, Many) else Const(found)
 
     def select_instance(self, items: Any, index: Dyn, node: ast.AST) -> Folded:
-        """items[index] where items are all instances of a struct in order: a handle."""
+        """items[index] where items are instances of a struct that follow one another: a handle."""
         known = items and isinstance(items[0], Struct)
-        if not known or list(items) != list(self.world.instances(type(items[0]).__name__)):
+        instances = self.world.instances(type(items[0]).__name__) if known else []
+        first = instances.index(items[0]) if known else 0
+        if not known or list(items) != instances[first : first + len(items)]:
             hint = "declare it as an array field, or choose by `if`"
-            message = "only the full list of a struct's instances has an index known in a run"
+            message = (
+                "only instances of a struct that follow one another have an index known in a run"
+            )
             raise self.error(message, node, hint)
         kind = Ref(type(items[0]).__name__)
         self.operand(index, Bounded(0, len(items) - 1), node, "index")
         dst = self.temp(node, kind)
-        self.emit("bin", node, dst=dst, args=(index.reg, 1), extra="add")
+        self.emit("bin", node, dst=dst, args=(index.reg, 1 + first), extra="add")
         return Dyn(dst, kind)
 
     def value_part(self, base: Dyn, name: str, node: ast.AST) -> Folded:

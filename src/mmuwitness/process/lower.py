@@ -160,7 +160,7 @@ class Body:
     def op_loop(self, op: Op) -> None:
         pass
 
-    op_begin = op_wait = op_trace = op_loop
+    op_begin = op_wait = op_trace = op_leave = op_loop
 
     def op_mov(self, op: Op) -> None:
         self.result(op, self.operand(op.args[0]))
@@ -440,6 +440,13 @@ class ProcessBody(Body):
 
     def op_choose(self, op: Op) -> None:
         self.result(op, "%choice")
+
+    def op_count(self, op: Op) -> None:
+        """A function is entered: one more in the program's table of words, `@counts`."""
+        number = self.lowered.counter_number(op.extra)
+        word = self.f.value(f"getelementptr i64, ptr @counts, i64 {number}")
+        more = self.f.bin("add", self.f.value(f"load i64, ptr {word}"), 1)
+        self.f.do(f"store i64 {more}, ptr {word}")
 
     def op_cover(self, op: Op) -> None:
         if op.extra not in self.lowered.marks:

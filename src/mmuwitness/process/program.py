@@ -80,14 +80,19 @@ class Program:
 
 
 def fold(
-    host: HostSpec, every: bool = False, lines: bool = False, reduce: Collection[str] = ()
+    host: HostSpec,
+    every: bool = False,
+    lines: bool = False,
+    reduce: Collection[str] = (),
+    builder: type[Builder] = Builder,
 ) -> Program:
     """Fold every process and claim of a host; see `find_steps` for `every`, `lower_program` for
     `lines`.
 
-    reduce: what to take as interchangeable where it is: kindred by name."""
+    reduce: what to take as interchangeable where it is: kindred by name.  builder: what folds the
+    processes."""
     with uncollected():
-        return fold_host(host, every, lines, reduce)
+        return fold_host(host, every, lines, reduce, builder)
 
 
 @contextmanager
@@ -102,28 +107,24 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def fold_host(host: HostSpec, every: bool, lines: bool, reduce: Collection[str]) -> Program:
-    builders, processes = [], []
+def fold_host(
+    host: HostSpec, every: bool, lines: bool, reduce: Collection[str], builder: type[Builder]
+) -> Program:
+    processes = []
     for pid, spec in enumerate(host.processes):
-        builder = Builder(host.world, host.has_feature, host.overrides)
-        processes.append(builder.build(spec.name, pid, spec.function, spec.arguments))
-        builders.append(builder)
+        made = builder(host.world, host.has_feature, host.overrides)
+        processes.append(made.build(spec.name, pid, spec.function, spec.arguments))
     find_snapshots(processes)
     for process in processes:
         refuse_use(process)
     if not host.claims:
         drop_ghosts(processes)
-    for process in processes:
-        simplify(process, host.world, written(processes))
-    for process in processes:
-        mark_sleeps(process)
-        process.held = locks_held(process)
+    prepare(processes, host.world)
     claims, observers = [], []
     for number, claim in enumerate(host.claims):
-        builder = Builder(host.world, host.has_feature, host.overrides, is_claim=True)
-        folded = fold_claim(builder, host, claim, -1 - number)
+        judge = Builder(host.world, host.has_feature, host.overrides, is_claim=True)
+        folded = fold_claim(judge, host, claim, -1 - number)
         claims.append(folded)
-        builders.append(builder)
         observers += observed(folded)
     needed = {key for claim in claims for key, _ in claim.needs}
     free = never_waited_for(processes, needed)
@@ -143,11 +144,20 @@ def fold_host(host: HostSpec, every: bool, lines: bool, reduce: Collection[str])
         layout,
         lowered,
         [c.name for c in host.claims],
-        frozenset().union(*(b.functions for b in builders)),
+        frozenset().union(*(p.functions for p in [*processes, *(c.process for c in claims)])),
         [each.name for each in kindred],
         unguarded_writes(processes),
         claims,
     )
+
+
+def prepare(processes: list[Process], world: World) -> None:
+    """What can be said of processes that are all there are: before their steps are looked for."""
+    for process in processes:
+        simplify(process, world, written(processes))
+    for process in processes:
+        mark_sleeps(process)
+        process.held = locks_held(process)
 
 
 def fold_claim(builder: Builder, host: HostSpec, claim: Any, pid: int) -> FoldedClaim:

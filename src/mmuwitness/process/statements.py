@@ -264,8 +264,10 @@ class Statements(Expressions):
         self.come_to(after)
 
     def stmt_For(self, node: ast.For) -> None:
-        """A loop over objects known now: unrolled, each iteration in a context of its own."""
-        items = calls.iteration(self, node)
+        self.unrolled(node, calls.iteration(self, self.expr(node.iter), node))
+
+    def unrolled(self, node: ast.For, items: list[Folded]) -> None:
+        """A loop over objects known now: each iteration in a context of its own."""
         after = Block()
         context = self.frame.context
         for position, item in enumerate(items):

@@ -66,6 +66,8 @@ def lower_program(
     parts.append(emit_successors(layout, steps, len(claims)))
     if lowered.lines is not None:
         parts.append(f"@lines = global [{len(lowered.lines)} x i8] zeroinitializer")
+    if lowered.counters:
+        parts.append(f"@counts = global [{len(lowered.counters)} x i64] zeroinitializer")
     lowered.text = "\n\n".join(parts)
     lowered.successors_max = sum(max(choices(each)) for each in steps)
     return lowered

@@ -41,6 +41,10 @@ class Elements:
     def __len__(self) -> int:
         return self.length
 
+    @property
+    def items(self) -> list[Any]:
+        return [self[index] for index in range(self.length)]
+
     def checked(self, index: int) -> int:
         if not 0 <= index < self.length:
             raise IndexError(f"{self.field.key}[{index}]: no such element")
@@ -80,6 +84,8 @@ class Instances(Sequence[Any]):
         return made
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(self.size))]
         if not -self.size <= index < self.size:
             raise IndexError(index)
         return self.made[index] if self.made else self.make(index % self.size)

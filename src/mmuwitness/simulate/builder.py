@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from mmuwitness.model.state import Bounded, World
+from mmuwitness.process.calls import iteration
 from mmuwitness.process.cfg import Builder
 from mmuwitness.process.ir import Block, Context, Op, Reg
 from mmuwitness.process.language import Source, number_of, qualified_name
@@ -57,16 +58,19 @@ class ManyBuilder(Builder):
         self, source: Source, context: Context, values: Any, keywords: Any, node: ast.AST
     ) -> Folded:
         result = super().inline(source, context, values, keywords, node)
-        if source.name == WINDOW_OPENS:
+        if self.name_of(source) == WINDOW_OPENS:
             self.emit("leave", node)
         return result
 
     def entered(self, source: Source) -> None:
-        """Counted where it is entered; then time passes, with the locks that the caller holds.
-        What stands in the place of a function has its name."""
-        name = self.stands_for.get(source.name, source.name)
+        """Counted where it is entered; then time passes, with the locks that the caller holds."""
+        name = self.name_of(source)
         self.emit("count", source.tree, extra=name)
         self.spend(name, source.tree)
+
+    def name_of(self, source: Source) -> str:
+        """What stands in the place of a function has its name."""
+        return self.stands_for.get(source.name, source.name)
 
     def stmt_For(self, node: ast.For) -> None:
         over = self.expr(node.iter)
@@ -75,7 +79,7 @@ class ManyBuilder(Builder):
             assert isinstance(node.target, ast.Name)
             self.long_loop(node, node.target.id, numbers)
         else:
-            super().stmt_For(node)
+            self.unrolled(node, iteration(self, over, node))
 
     def long_loop(self, node: ast.For, name: str, numbers: range) -> None:
         """From the first to the last of the numbers, or of those that the guard lets through."""
@@ -131,23 +135,31 @@ class ManyBuilder(Builder):
 
 
 def guard_of(body: list[ast.stmt], name: str) -> tuple[ast.expr, ast.expr, list[ast.stmt]] | None:
-    """(low, high, what is guarded) of a body that is one `if low <= name and name < high:`."""
+    """(low, high, what is guarded) of a body that is one `if low <= name and name < high:`, be it
+    with a third condition."""
     if len(body) != 1 or not isinstance(body[0], ast.If) or body[0].orelse:
         return None
     test = body[0].test
     if not isinstance(test, ast.BoolOp) or not isinstance(test.op, ast.And):
         return None
-    if len(test.values) != 2 or not all(isinstance(v, ast.Compare) for v in test.values):
+    low, high, *more = test.values
+    if not isinstance(low, ast.Compare) or not isinstance(high, ast.Compare) or len(more) > 1:
         return None
-    low, high = test.values
-    assert isinstance(low, ast.Compare) and isinstance(high, ast.Compare)
     ranged = (
         isinstance(low.ops[0], ast.LtE)
         and isinstance(high.ops[0], ast.Lt)
         and is_name(low.comparators[0], name)
         and is_name(high.left, name)
     )
-    return (low.left, high.comparators[0], body[0].body) if ranged else None
+    inside = [narrower(body[0], more[0])] if more else body[0].body
+    return (low.left, high.comparators[0], inside) if ranged else None
+
+
+def narrower(node: ast.If, test: ast.expr) -> ast.stmt:
+    """The same `if` with another test: its place in the text, and its number, are the same."""
+    made = ast.copy_location(ast.If(test, node.body, []), node)
+    made.number = number_of(node)  # type: ignore[attr-defined]
+    return made
 
 
 def is_name(node: ast.expr, name: str) -> bool:

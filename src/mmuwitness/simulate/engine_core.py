@@ -21,6 +21,7 @@ from mmuwitness.explore.search_words import (
     load,
     load_half,
     mix,
+    prefetch,
     scale,
     store,
     store_byte,
@@ -31,30 +32,41 @@ from mmuwitness.process.lower import DONE as STEP_DONE
 from mmuwitness.process.lower import ERROR as STEP_ERROR
 from mmuwitness.simulate.arrays import WRITER
 from mmuwitness.simulate.lower import Context
-from mmuwitness.simulate.records import OPERATION, RUN, TASK, Came, Kind, State, offsets
+from mmuwitness.simulate.records import (
+    AHEAD,
+    NEVER,
+    OPERATION,
+    RUN,
+    TASK,
+    Came,
+    Kind,
+    State,
+    offsets,
+)
 
 NOW, END, QUANTUM, TASKS, COUNT, OPERATIONS, CONTEXT, ERRING = offsets(
     RUN, "now end quantum tasks count operations context erring"
 )
+TURNS, PLACES, WAITERS, DAEMONS = offsets(RUN, "turns places waiters daemons")
 NEXT_OPERATION, NEXT_GUEST, NEXT_ARGUMENT = offsets(RUN, "next_operation next_guest next_argument")
 FUNCTION, START, FIRST, SECOND = offsets(OPERATION, "function start first second")
 TIME, STATE, KIND, OPERATION_OF, FRAME, TABLES, LOCK, BLOCKED, RANDOM = offsets(
     TASK, "time state kind operation frame tables lock blocked random"
 )
-SPENT, WAITED, WAITS, DONE, GUEST, OWN = offsets(TASK, "spent waited waits done guest own")
+SPENT, WAITED, WAITS, DONE, GUEST, OWN, PEER = offsets(
+    TASK, "spent waited waits done guest own peer"
+)
 SPTES, SPTE_BYTES, PRESENT, WRITABLE, AGED, PAGE_SHIFT, PAGE_MASK = offsets(
     TASK, "sptes spte_bytes present writable aged page_shift page_mask"
 )
-CONTENTS, MAPPED, PERIOD, TOUCHES, WRITES, WROTE = offsets(
-    TASK, "contents mapped period touches writes wrote"
-)
+CONTENTS, MAPPED, PERIOD, TOUCHES, WRITES = offsets(TASK, "contents mapped period touches writes")
 PAGES, HOT, HOT_SHARE, WRITE_SHARE, WRITE_FIRST, WRITE_PAGES, STRAY_SHARE = offsets(
     TASK, "pages hot hot_share write_share write_first write_pages stray_share"
 )
-CLASSES, CLASS_SHARE, GFN, WRITE, MISSED, EXITS, RETRIES, REFAULTS = offsets(
-    TASK, "classes class_share gfn write missed exits retries refaults"
+CLASSES, CLASS_SHARE, AIMED, NEXT, MISSED, EXITS, RETRIES, REFAULTS = offsets(
+    TASK, "classes class_share aimed next missed exits retries refaults"
 )
-STALLED, STALLS = offsets(TASK, "stalled stalls")
+STALLED, STALLS, TRACKED = offsets(TASK, "stalled stalls tracked")
 GUESTS, FIRST_GUEST, GUEST_COUNT, CURSOR, SPAN, STRIDE, BATCH, BATCHED = offsets(
     TASK, "guests first_guest guest_count cursor span stride batch batched"
 )
@@ -67,7 +79,6 @@ VCPU, DAEMON = map(int, Kind)
 CAME_END, CAME_PASS, CAME_ERROR, CAME_STUCK = map(int, Came)
 AUX, COST, RELEASED, TASK_NUMBER, CHOICE, AGAIN = (8 * int(word) for word in Context)
 
-NEVER = (1 << 63) - 1
 POLL_NS = 500
 """A task that waits for something else than a lock looks again after so long."""
 
@@ -124,17 +135,36 @@ def start(task, operation, first, second):
 
 
 @njit(**NATIVE)
+def settle(run, number):
+    """What a task does next, and when, is known: into the tree of turns."""
+    task = load(run + TASKS) + SIZE * number
+    place = load(run + PLACES) + number
+    earliest = load(task + TIME) if load(task + STATE) <= RUNNING else int64(NEVER)
+    turns = load(run + TURNS)
+    store(turns + 8 * place, earliest)
+    while place > 1:
+        earliest = min(earliest, load(turns + 8 * (place ^ 1)))
+        place >>= 1
+        store(turns + 8 * place, earliest)
+
+
+@njit(**NATIVE)
 def wake(run, now):
-    """A lock was dropped: whoever waits for one that can be had looks again."""
+    """A lock was dropped: whoever waits for one that can be had looks again.  How many do."""
     task = load(run + TASKS)
-    for _ in range(load(run + COUNT)):
+    woken = int64(0)
+    for number in range(load(run + COUNT)):
         if load(task + STATE) == WAITING:
             held = load_half(load(task + LOCK)) & 65535
             if held < WRITER:
                 store(task + STATE, int64(RUNNING))
                 if load(task + TIME) < now:
                     store(task + TIME, now)
+                settle(run, number)
+                woken += 1
         task += SIZE
+    store(run + WAITERS, load(run + WAITERS) - woken)
+    return woken
 
 
 @njit(**NATIVE)
@@ -165,12 +195,14 @@ def work(run, task, number, until):
                 store(task + WAITS, load(task + WAITS) + 1)
             store(task + LOCK, lock)
             store(task + STATE, int64(WAITING))
+            store(run + WAITERS, load(run + WAITERS) + 1)
             return True
         if again:
             store(task + WAITED, load(task + WAITED) + now - load(task + BLOCKED))
             store(task + BLOCKED, int64(-1))
-        if load(context + RELEASED) != 0:
-            wake(run, now)
+        woken = int64(0)
+        if load(context + RELEASED) != 0 and load(run + WAITERS) != 0:
+            woken = wake(run, now)
         if code == STEP_DONE:
             store(task + STATE, int64(IDLE))
             store(task + DONE, load(task + DONE) + 1)
@@ -179,79 +211,121 @@ def work(run, task, number, until):
         if cost != 0:
             store(task + SPENT, load(task + SPENT) + cost)
             store(task + TIME, now + cost)
-        if now + cost > until or load(context + RELEASED) != 0:
+        # at a tie, one that has dropped a lock lets others go first
+        tie = now + cost == until and load(context + RELEASED) != 0
+        if now + cost > until or woken != 0 or tie:
             return True
 
 
 @njit(**NATIVE)
 def aim(task):
-    """Which page a vCPU touches next, and whether it writes."""
-    word = random(task)
-    write = chance(word, load(task + WRITE_SHARE))
-    where = mix(word)
-    if write and not chance(word >> 16, load(task + STRAY_SHARE)):
-        gfn = load(task + WRITE_FIRST) + scale(where, load(task + WRITE_PAGES))
-    elif chance(word >> 32, load(task + HOT_SHARE)):
-        gfn = scale(where, load(task + HOT))
+    """Which pages a vCPU touches next, and whether it writes: twice the gfn, plus 1 for a write.
+    Their SPTEs are asked for, so that they come while the others are aimed at."""
+    seed, aimed = load(task + RANDOM), load(task + AIMED)
+    pages, hot, hot_share = load(task + PAGES), load(task + HOT), load(task + HOT_SHARE)
+    first, span = load(task + WRITE_FIRST), load(task + WRITE_PAGES)
+    write_share, stray_share = load(task + WRITE_SHARE), load(task + STRAY_SHARE)
+    sptes, spte_bytes = load(task + SPTES), load(task + SPTE_BYTES)
+    for _ in range(AHEAD):
+        seed += int64(GOLDEN)
+        word = mix(seed)
+        write = chance(word, write_share)
+        normal = write and not chance(word >> 16, stray_share)
+        where = hot if chance(word >> 32, hot_share) else pages
+        gfn = (first if normal else 0) + scale(mix(word), span if normal else where)
+        prefetch(sptes + spte_bytes * gfn)
+        store(aimed, 2 * gfn + int64(write))
+        aimed += 8
+    store(task + NEXT, int64(0))
+
+
+@njit(**NATIVE)
+def access(task, count, seed):
+    """The next so many accesses, up to the first that is not let: how many are.  seed: that the
+    first was aimed with."""
+    needed, aged = load(task + PRESENT), load(task + AGED)
+    writable, walks = load(task + WRITABLE), aged != 0 and load(task + TRACKED) == 0
+    sptes, spte_bytes = load(task + SPTES), load(task + SPTE_BYTES)
+    shift, mask = load(task + PAGE_SHIFT), load(task + PAGE_MASK)
+    contents, wrote = load(task + CONTENTS) - 4, load(task + WRITES)
+    classes, class_share = load(task + CLASSES) - 1, load(task + CLASS_SHARE)
+    first, span = load(task + WRITE_FIRST), load(task + WRITE_PAGES)
+    aimed = load(task + AIMED) + 8 * load(task + NEXT)
+    let = int64(0)
+    while let < count:
+        write = load(aimed) & 1
+        spte = read_spte(sptes, spte_bytes, load(aimed) >> 1)
+        want = needed | (writable if write != 0 else 0)
+        if walks and (spte & (want | aged)) == want | aged:
+            # the walker sets A, without an exit
+            spte &= ~aged
+            write_spte(sptes, spte_bytes, load(aimed) >> 1, spte)
+        if (spte & (want | aged)) != want:
+            break
+        if write != 0:
+            wrote += 1
+            page = (spte >> shift) & mask
+            offset = (load(aimed) >> 1) - first
+            share = class_share if offset < 0 or offset >= span else int64(0)
+            store_half(contents + 4 * page, content(mix(seed ^ wrote), wrote, classes, share))
+        let += 1
+        seed += int64(GOLDEN)
+        aimed += 8
+    store(task + WRITES, wrote)
+    return let
+
+
+@njit(**NATIVE)
+def read_spte(sptes, spte_bytes, gfn):
+    if spte_bytes == 4:
+        return load_half(sptes + 4 * gfn)
+    return load(sptes + 8 * gfn)
+
+
+@njit(**NATIVE)
+def write_spte(sptes, spte_bytes, gfn, spte):
+    if spte_bytes == 4:
+        store_half(sptes + 4 * gfn, spte)
     else:
-        gfn = scale(where, load(task + PAGES))
-    store(task + GFN, gfn)
-    store(task + WRITE, int64(write))
+        store(sptes + 8 * gfn, spte)
 
 
 @njit(**NATIVE)
-def read_spte(task, gfn):
-    at = load(task + SPTES)
-    if load(task + SPTE_BYTES) == 4:
-        return load_half(at + 4 * gfn)
-    return load(at + 8 * gfn)
-
-
-@njit(**NATIVE)
-def put_content(task, spte):
-    """A write that is let: the page holds what no other page does, or what its class does."""
-    page = ((spte >> load(task + PAGE_SHIFT)) & load(task + PAGE_MASK)) - 1
-    wrote = load(task + WROTE) + 1
-    store(task + WROTE, wrote)
-    content = UNIQUE | (wrote & (UNIQUE - 1))
-    if load(task + CLASS_SHARE) != 0:
-        word = mix(load(task + RANDOM) ^ wrote)
-        if chance(word, load(task + CLASS_SHARE)):
-            content = 1 + scale(word, load(task + CLASSES) - 1)
-    store_half(load(task + CONTENTS) + 4 * page, content)
+def content(word, wrote, classes, class_share):
+    """What a page holds after a write: what no other page does, or what its class does."""
+    common = 1 + scale(word, classes)
+    return common if chance(word, class_share) else UNIQUE | (wrote & (UNIQUE - 1))
 
 
 @njit(**NATIVE)
 def touch(run, task, until):
     """A vCPU that is let touches pages until somebody else's time comes."""
     time, period = load(task + TIME), load(task + PERIOD)
-    needed, aged = load(task + PRESENT), load(task + AGED)
-    done = int64(0)
-    written = int64(0)
+    touches = load(task + TOUCHES)
     while time <= until:
-        if load(task + MISSED) < 0:
-            aim(task)
-        gfn = load(task + GFN)
-        write = load(task + WRITE)
-        spte = read_spte(task, gfn)
-        want = needed | (load(task + WRITABLE) if write != 0 else 0)
-        if (spte & (want | aged)) != want:
-            miss(task, gfn, time)
-            store(task + TIME, time)
-            store(task + TOUCHES, load(task + TOUCHES) + done)
-            store(task + WRITES, load(task + WRITES) + written)
-            start(task, operation(run, load(task + OWN)), gfn, write)
-            return
-        if load(task + MISSED) >= 0:
+        seed, count = load(task + RANDOM), int64(1)
+        again = load(task + MISSED) >= 0
+        if not again:
+            if load(task + NEXT) == AHEAD:
+                aim(task)
+            seed += int64(GOLDEN)
+            count = min((until - time) // period + 1, AHEAD - load(task + NEXT))
+        let = access(task, count, seed)
+        store(task + RANDOM, seed + min(let, count - 1) * int64(GOLDEN))
+        store(task + NEXT, load(task + NEXT) + let)
+        if again and let != 0:
             hit_at_last(task, time)
-        if write != 0:
-            put_content(task, spte)
-            written += 1
-        done += 1
-        time += period
+            # its exits took random words: the others were aimed with those
+            store(task + NEXT, int64(AHEAD))
+        touches += let
+        time += let * period
+        if let < count:
+            aimed = load(load(task + AIMED) + 8 * load(task + NEXT))
+            miss(task, aimed >> 1, time)
+            start(task, operation(run, load(task + OWN)), aimed >> 1, aimed & 1)
+            break
     store(task + TIME, time)
-    store(task + TOUCHES, load(task + TOUCHES) + done)
-    store(task + WRITES, load(task + WRITES) + written)
+    store(task + TOUCHES, touches)
 
 
 @njit(**NATIVE)
@@ -332,51 +406,60 @@ def next_of_daemon(run, task):
 def until_others(run, mine):
     """When something in a vCPU's guest happens that is not a touch of another vCPU."""
     until = load(mine + TIME) + load(run + QUANTUM)
-    task = load(run + TASKS)
-    for _ in range(load(run + COUNT)):
-        state = load(task + STATE)
-        if task != mine and state <= RUNNING:
-            acts = load(task + KIND) == DAEMON or (
-                state == RUNNING and load(task + GUEST) == load(mine + GUEST)
-            )
-            if acts and load(task + TIME) < until:
-                until = load(task + TIME)
-        task += SIZE
+    task = load(mine + PEER)
+    while task != mine:
+        if load(task + STATE) == RUNNING:
+            until = min(until, load(task + TIME))
+        task = load(task + PEER)
+    task = load(run + DAEMONS)
+    while task != 0:
+        if load(task + STATE) <= RUNNING:
+            until = min(until, load(task + TIME))
+        task = load(task + PEER)
     return until
 
 
 @njit(**NATIVE)
 def simulate(run):
     """Until the end, or until Python is wanted: a `Came`."""
-    end = load(run + END)
+    end, turns = load(run + END), load(run + TURNS)
+    for number in range(load(run + COUNT)):
+        settle(run, number)
     while True:
-        task = load(run + TASKS)
-        first, second, who, number = int64(NEVER), int64(NEVER), int64(-1), int64(-1)
-        for position in range(load(run + COUNT)):
-            if load(task + STATE) <= RUNNING:
-                time = load(task + TIME)
-                if time < first:
-                    second, first = first, time
-                    who, number = task, position
-                elif time < second:
-                    second = time
-            task += SIZE
-        if who < 0:
+        first, second = load(turns + 8), int64(NEVER)
+        if first == NEVER:
             return int64(CAME_STUCK)
         if first >= end:
             store(run + NOW, end)
             return int64(CAME_END)
         store(run + NOW, first)
-        until = min(second, end - 1)
-        if load(who + STATE) == IDLE:
-            if load(who + KIND) == VCPU:
-                touch(run, who, min(until_others(run, who), end - 1))
-                continue
-            argument = aim_daemon(who)
-            start(who, operation(run, load(who + OWN)), argument, load(who + ARGUMENT))
-        if not work(run, who, number, until):
-            store(run + ERRING, number)
-            return int64(CAME_ERROR)
-        ended = load(who + STATE) == IDLE and load(who + KIND) == DAEMON
-        if ended and next_of_daemon(run, who):
-            return int64(CAME_PASS)
+        place = int64(1)
+        while place < load(run + PLACES):
+            place *= 2
+            if load(turns + 8 * place) != first:
+                place += 1
+            second = min(second, load(turns + 8 * (place ^ 1)))
+        number = place - load(run + PLACES)
+        came = turn(run, number, min(second, end - 1))
+        if came >= 0:
+            return came
+        settle(run, number)
+
+
+@njit(**NATIVE)
+def turn(run, number, until):
+    """A task goes on until another one's time comes.  A `Came`, or -1: all is well."""
+    task = load(run + TASKS) + SIZE * number
+    if load(task + STATE) == IDLE:
+        if load(task + KIND) == VCPU:
+            touch(run, task, min(until_others(run, task), load(run + END) - 1))
+            return int64(-1)
+        argument = aim_daemon(task)
+        start(task, operation(run, load(task + OWN)), argument, load(task + ARGUMENT))
+    if not work(run, task, number, until):
+        store(run + ERRING, number)
+        return int64(CAME_ERROR)
+    ended = load(task + STATE) == IDLE and load(task + KIND) == DAEMON
+    if ended and next_of_daemon(run, task):
+        return int64(CAME_PASS)
+    return int64(-1)

@@ -249,7 +249,9 @@ class ArrayBody(Body):
         free = self.f.truth("eq", now, 0)
         new = self.f.value(f"select i1 {free}, i64 {self.mine()}, i64 {now}")
         self.store_at(op.field, op.args[0], new)
-        self.result(op, self.f.value(f"zext i1 {free} to i64"))
+        got = self.f.value(f"zext i1 {free} to i64")
+        self.count(f"lock {op.field.key}", got)
+        self.result(op, got)
 
     def op_release(self, op: Op) -> None:
         assert op.field is not None

@@ -12,13 +12,16 @@ from mmuwitness.model.era import Era
 from mmuwitness.model.host import Host
 from mmuwitness.model.kvm.kvm_host import KVM, Spte
 from mmuwitness.model.mm.mm_types import MM, Page, Pte
-from mmuwitness.model.state import OfValue
+from mmuwitness.model.state import Field, OfValue
 from mmuwitness.simulate.arrays import Array, ArrayWorld
 from mmuwitness.simulate.kernel.indexed import INDEXED, Zone
 from mmuwitness.simulate.kernel.ksm import Ksm, RmapItems
+from mmuwitness.simulate.kernel.kvm_main import LEFT_OUT
+from mmuwitness.simulate.kernel.precise import OpenWindows
 
 CONTENT_MAX = (1 << 32) - 1
 COUNT_MAX = (1 << 16) - 1
+USERS_MAX = 126
 
 MARGIN = 4
 """Bytes of an array that is read a word at a time."""
@@ -27,18 +30,20 @@ MARGIN = 4
 class Machine:
     """What all guests share: pages, free ones among them, and ksmd's trees.
 
-    classes: contents that several pages may have; 0 is that of a page of zeros."""
+    classes: contents that several pages may have; 0 is that of a page of zeros.  high_wmark: so
+    many pages are to be free, if somebody sees to it."""
 
-    def __init__(self, pages: int, classes: int, **ksm: Any) -> None:
+    def __init__(self, pages: int, classes: int, high_wmark: int = 0, **ksm: Any) -> None:
         self.world = ArrayWorld(
             contents=CONTENT_MAX,
             refcounts=COUNT_MAX,
             mapcounts=COUNT_MAX,
+            users=USERS_MAX,
             classes=classes,
             addresses=0,
         )
         self.ksm = self.world.add(Ksm, classes=classes, **ksm)[0]
-        self.zone = self.world.add(Zone, ksm=self.ksm)[0]
+        self.zone = self.world.add(Zone, ksm=self.ksm, high_wmark=high_wmark)[0]
         self.pages = self.world.add(Page, pages, zone=self.zone)
         free = self.world.array(Zone.free)
         free[:] = np.arange(pages, 0, -1)
@@ -53,12 +58,29 @@ class Machine:
         self.zone.nr_free = first
         return taken[::-1]
 
+    def used_pages(self) -> int:
+        return len(self.pages) - int(self.zone.nr_free)
+
     def ksm_pages(self) -> tuple[int, int]:
         """pages_shared and pages_sharing, as in /sys/kernel/mm/ksm."""
         merged = self.world.array(Page.ksm) != 0
         mappings = int(self.world.array(Page.mapcount)[merged].sum())
         shared = int(merged.sum())
         return shared, mappings - shared
+
+    def ksm_counters(self) -> dict[str, int]:
+        """What /sys/kernel/mm/ksm has, by name.  Pages that a write has taken from a KSM page are
+        gone from pages_sharing at once; a kernel knows when ksmd comes to them."""
+        shared, sharing = self.ksm_pages()
+        unshared = int(self.ksm.pages_unshared)
+        return {
+            "pages_shared": shared,
+            "pages_sharing": sharing,
+            "pages_unshared": unshared,
+            "pages_volatile": int(self.ksm.rmap_items) - shared - sharing - unshared,
+            "pages_scanned": int(self.ksm.pages_scanned),
+            "full_scans": int(self.ksm.seqnr),
+        }
 
 
 class Guest(Host):
@@ -79,11 +101,13 @@ class Guest(Host):
     ) -> None:
         self.machine = machine
         super().__init__(era, arch, pages=len(machine.pages), **sizes)
-        self.mm.zone, self.mm.ksm = machine.zone, machine.ksm
+        for mm in (self.mm, *self.children):
+            mm.zone, mm.ksm = machine.zone, machine.ksm
+        self.kvm.windows = self.world.add(OpenWindows)[0]
         self.mm.rmap_items = self.world.add(RmapItems)[0]
         self.mm.rmap_items.guest = number
         self.mapped = np.zeros(len(self.kvm.gfns) + MARGIN, np.uint8)
-        self.overrides = {**INDEXED, **overrides}
+        self.overrides = {**INDEXED, **LEFT_OUT, **overrides}
 
     def make_world(self, **sizes: int) -> ArrayWorld:  # type: ignore[override]
         world = ArrayWorld(**(sizes | self.machine.world.sizes | {"addresses": sizes["addresses"]}))
@@ -98,18 +122,21 @@ class Guest(Host):
         shared.array(Page.content)[taken] = contents
         for field in (Page.refcount, Page.mapcount, Page.lru):
             shared.array(field)[taken] = 1
-        self.world.array(MM.pte)[:] = packed(
+        self.world.array(MM.pte)[: len(taken)] = packed(
             self.world, Pte(present=True, write=True, dirty=True), taken
         )
 
-    def map_all(self) -> None:
-        """The secondary MMU maps what the primary MMU does, writable: the guest has touched it."""
+    def map_all(self, count: int | None = None) -> None:
+        """The secondary MMU maps what the primary MMU does, writable: the guest has touched it.
+        Or the first so many of its pages."""
+        count = self.mm.nr_addresses if count is None else count
         self.mapped[:] = 1
-        ptes = self.world.array(MM.pte)
-        kind = MM.pte.kind
-        shift = next(s for name, _, s, _ in kind.parts(self.world.sizes) if name == "page")
-        taken = (ptes >> shift).astype(np.int64) - 1
-        self.world.array(KVM.spte)[:] = packed(self.world, Spte(present=True, write=True), taken)
+        self.world.array(KVM.table)[:] = 1
+        taken = pages_of(self.world, MM.pte)[:count]
+        spte = Spte(present=True, write=True)
+        if self.has_writable_bits():
+            spte = spte.replace(host_writable=True, mmu_writable=True)
+        self.world.array(KVM.spte)[:count] = packed(self.world, spte, taken)
 
 
 def packed(world: ArrayWorld, value: Any, pages: Array) -> Array:
@@ -117,3 +144,11 @@ def packed(world: ArrayWorld, value: Any, pages: Array) -> Array:
     kind = OfValue(type(value))
     shift = next(s for name, _, s, _ in kind.parts(world.sizes) if name == "page")
     return kind.encode(value, world.sizes) | ((pages + 1) << shift)
+
+
+def pages_of(world: ArrayWorld, field: Field) -> Array:
+    """The numbers of the pages that an array of PTEs or SPTEs has; -1 for none."""
+    parts = field.kind.parts(world.sizes)
+    shift, width = next((s, w) for name, _, s, w in parts if name == "page")
+    pages: Array = (world.array(field).astype(np.int64) >> shift & (1 << width) - 1) - 1
+    return pages

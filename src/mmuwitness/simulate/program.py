@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from mmuwitness.model.host import Host
-from mmuwitness.model.state import Kind
+from mmuwitness.model.state import Kind, World
 from mmuwitness.process.disk_cache import cached
 from mmuwitness.process.ghosts import drop_ghosts
 from mmuwitness.process.ir import Process, Reg
+from mmuwitness.process.locks import never_waited_for
 from mmuwitness.process.lowered import Lowered
 from mmuwitness.process.native import Library, compile_ir, machine_key
-from mmuwitness.process.program import uncollected
+from mmuwitness.process.program import prepare, uncollected
 from mmuwitness.process.sleeping import mark_sleeps
-from mmuwitness.process.steps import accesses_of, find_steps, locks_held
+from mmuwitness.process.steps import Steps, accesses_of, find_steps, locks_held
 from mmuwitness.process.values import Dyn
 from mmuwitness.simulate.arrays import Array, ArrayWorld
 from mmuwitness.simulate.builder import ManyBuilder
@@ -38,15 +39,22 @@ class ManyProgram:
     """Compiled operations; any number of tasks of any number of guests run them.
 
     A guest is what `tables` it is run with: `tables_of` makes them for another world that is wired
-    alike."""
+    alike.  priced: functions that take time.  alone: one task for each of the calls, and nothing
+    else, changes the world: the processes of a scenario, in the steps of `explore`."""
 
-    def __init__(self, host: Host, calls: Sequence[Call], priced: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        host: Host,
+        calls: Sequence[Call],
+        priced: Collection[str] = (),
+        alone: bool = False,
+    ) -> None:
         world = host.world
         assert isinstance(world, ArrayWorld)
         self.host, self.lowered, self.tables = host, Lowered("", []), Tables(world)
         with uncollected():
             processes = [self.fold(call, pid, priced) for pid, call in enumerate(calls)]
-            steps = steps_of(processes)
+            steps = steps_alone(processes, world) if alone else steps_of(processes)
         parts, self.operations = [], list[Operation]()
         for number, (call, each) in enumerate(zip(calls, steps, strict=True)):
             made, text = lower_operation(
@@ -87,7 +95,14 @@ class ManyProgram:
         return f"{site.where}: {site.message}"
 
 
-def steps_of(processes: list[Process]) -> list[Any]:
+def steps_alone(processes: list[Process], world: World) -> list[Steps]:
+    """Each of the processes runs once: their steps are those that `process.program` finds."""
+    drop_ghosts(processes)
+    prepare(processes, world)
+    return find_steps(processes, never_waited_for(processes, ()))
+
+
+def steps_of(processes: list[Process]) -> list[Steps]:
     """Any number of tasks run each operation, so each has itself beside it, too."""
     for process in processes:
         mark_sleeps(process)

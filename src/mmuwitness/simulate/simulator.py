@@ -33,7 +33,7 @@ def simulate(
     for position, name in enumerate(program.tables.costs):
         program.costs[position] = costs[name]
     vcpus = int(parameters["vcpus"]) * made.count
-    engine = Engine(program, made.guests, vcpus + 16)
+    engine = Engine(program, made.guests, vcpus + made.count + 16)
     made.start(engine)
     series = run_to_end(engine, made, float(parameters["hours"]) * 3600, progress)
     return Run(

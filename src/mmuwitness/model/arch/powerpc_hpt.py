@@ -11,8 +11,21 @@ from mmuwitness.model.kvm.kvm_main import (
     mmu_invalidate_retry,
 )
 from mmuwitness.model.kvm.memslots import kvm_memslots, memslot_base
+from mmuwitness.model.mm.gup import set_page_dirty_lock
 from mmuwitness.model.mm.mm_types import walk_page_tables
-from mmuwitness.model.primitives import choose, cover, feature, spin_lock, trylock, unlock
+from mmuwitness.model.primitives import atomic, choose, cover, feature, spin_lock, trylock, unlock
+
+
+def kvmppc_read_update_linux_pte(mm, addr):
+    """The PTE, made dirty if the guest may write through it.  (Asked where somebody cares.)  Who
+    enters it asks for retry after that, and so sees the window of whoever cleans it again."""
+    if not mm.frees_lazily:
+        return walk_page_tables(mm, addr)
+    with atomic("pte_xchg()"):
+        pte = walk_page_tables(mm, addr)
+        if pte.present and pte.write:
+            mm.pte[addr] = pte.replace(dirty=True)
+    return pte
 
 
 class PowerpcHpt(Powerpc):
@@ -79,10 +92,20 @@ class PowerpcHpt(Powerpc):
                 write = fault.write or (pte.present and pte.write)
                 spte = Spte(present=True, write=write, page=fault.page)
             if spte.present:
+                mapped = False
                 with spin_lock(kvm.hptes[gfn].lock):
                     if kvm.spte[gfn] == old:
-                        self.update_hpte(kvm, fault, spte)
+                        mapped = self.update_hpte(kvm, fault, spte)
+                if kvm.mm.frees_lazily and mapped and spte.write:
+                    self.set_page_dirty(fault.page)
             kvm_release_pfn_clean(kvm, fault.page)
+
+    def set_page_dirty(self, page):
+        """A guest may have written to it already, but the fault has its reference still."""
+        if feature.powerpc_hpt_pfn_from_pte:
+            set_page_dirty_lock(page)
+        else:
+            page.dirty = True
 
     def update_hpte(self, kvm, fault, spte):
         """The HPTE's lock is held.  Once it is in the chain it may be made valid: who wants to
@@ -106,7 +129,7 @@ class PowerpcHpt(Powerpc):
         True: it is valid, or another one was in its place."""
         gfn = fault.gfn
         self.take_snapshot(kvm, fault)
-        pte = walk_page_tables(kvm.mm, fault.hva)
+        pte = kvmppc_read_update_linux_pte(kvm.mm, fault.hva)
         if pte.present:
             with spin_lock(kvm.hptes[gfn].lock):
                 if kvm.spte[gfn].present:

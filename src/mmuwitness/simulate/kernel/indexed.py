@@ -10,19 +10,25 @@ from __future__ import annotations
 from types import FunctionType
 from typing import Any
 
-from mmuwitness.model.kvm.kvm_host import KvmPageFault
+from mmuwitness.model.arch.x86 import may_prefetch
+from mmuwitness.model.arch.x86_spte import make_spte
+from mmuwitness.model.kvm.kvm_host import VALID, KvmPageFault
+from mmuwitness.model.kvm.memslots import gfn_to_hva, gfn_to_memslot, kvm_memslots
 from mmuwitness.model.kvm.vcpu import (
     NO_EXIT,
     PERMISSION_FAULT,
     TRANSLATION_FAULT,
     handle_exit,
 )
-from mmuwitness.model.primitives import atomic
+from mmuwitness.model.mm.gup import get_user_page_fast_only
+from mmuwitness.model.primitives import atomic, feature
 from mmuwitness.model.state import Bounded, Field, Ref, Struct
+
+PTE_PREFETCH_NUM = 8
 
 
 class Zone(Struct):
-    """Free pages, on a stack.  Wired: ksm (of `simulate.kernel.ksm`)."""
+    """Free pages, on a stack.  Wired: ksm (of `simulate.kernel.ksm`), high_wmark."""
 
     free = Field(Ref("Page"), array="Page")
     nr_free = Field(Bounded(0, "Page"))
@@ -43,8 +49,10 @@ def put_page(page):
         page.refcount -= 1
         if page.refcount == 0:
             zone = page.zone
-            if page.ksm and zone.ksm.stable[page.content] is page:
-                zone.ksm.stable[page.content] = None
+            if page.ksm and page.content < zone.ksm.classes:
+                # others were written to between ksmd's look at them and their write protection
+                if zone.ksm.stable[page.content] is page:
+                    zone.ksm.stable[page.content] = None
             page.content = 0
             page.ksm = False
             page.lru = False
@@ -95,6 +103,36 @@ def guest_touch(vcpu, gfn, write):
         handle_exit(vcpu, fault)
 
 
+def free_empty_table(self, kvm, table):
+    first = table << kvm.table_shift
+    used = False
+    with atomic("mmu_lock is held for writing: nobody maps anything"):
+        for gfn in kvm.gfns:
+            if first <= gfn and gfn < first + (1 << kvm.table_shift):
+                if kvm.spte[gfn].present:
+                    used = True
+                    break
+    if not used:
+        kvm.table[table] = False
+
+
+def direct_pte_prefetch(self, kvm, fault):
+    """Up to PTE_PREFETCH_NUM - 1 neighbours: the model's tables are not larger than that."""
+    if feature.prefetch_guard and kvm.mmu_invalidate_in_progress != 0:
+        return
+    if not may_prefetch(kvm, fault):
+        return
+    first = fault.gfn - (fault.gfn & (PTE_PREFETCH_NUM - 1))
+    for gfn in kvm.gfns:
+        if first <= gfn and gfn < first + PTE_PREFETCH_NUM:
+            in_slot = gfn_to_memslot(kvm, kvm_memslots(kvm), gfn) == VALID
+            if gfn != fault.gfn and in_slot and not kvm.spte[gfn].present:
+                page = get_user_page_fast_only(kvm.mm, gfn_to_hva(kvm, gfn), True)
+                if page is not None:
+                    kvm.spte[gfn] = make_spte(kvm, gfn, page, True, False)
+                    put_page(page)
+
+
 def flush_remote_tlbs(self, kvm):
     """Counted, and paid for by whoever waits."""
 
@@ -111,6 +149,8 @@ INDEXED: dict[str, Any] = {
     "mm.rmap.page_remove_rmap": page_remove_rmap,
     "mm.ksm.set_page_stable_node": set_page_stable_node,
     "kvm.vcpu.guest_access": guest_access,
+    "arch.arm64.Arm64.free_empty_table": free_empty_table,
+    "arch.x86.X86Shadow.direct_pte_prefetch": direct_pte_prefetch,
     "arch.arch.Arch.flush_remote_tlbs": flush_remote_tlbs,
     "arch.arch.Arch.flush_gfn": flush_gfn,
 }

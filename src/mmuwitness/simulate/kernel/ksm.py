@@ -22,10 +22,15 @@ MERGE_TREE_PAGE, BREAK_COW = 1, 2
 """What ksmd does next: the operations of those numbers."""
 
 
+NEW, VOLATILE, UNSTABLE = 0, 1, 2
+
+
 class Ksm(Struct):
     """The trees, and what ksmd is about.  stable[content] is a KSM page.  unstable_...[content] is
     the address that was found to hold it in the pass seqnr.  merging: the KSM page that another
     page is to be merged with; from_guest, from_addr: where it is mapped.
+
+    rmap_items, pages_unshared and pages_scanned are ksmd's own counts.
 
     Wired: classes, max_page_sharing, smart_scan."""
 
@@ -37,17 +42,22 @@ class Ksm(Struct):
     merging = Field(Ref("Page"))
     from_guest = Field(Bounded(0, ANY_WORD))
     from_addr = Field(Bounded(0, ANY_WORD))
+    rmap_items = Field(Bounded(0, ANY_WORD))
+    pages_unshared = Field(Bounded(0, ANY_WORD))
+    pages_scanned = Field(Bounded(0, ANY_WORD))
     next_operation = Field(Bounded(0, ANY_WORD))
     next_guest = Field(Bounded(0, ANY_WORD))
     next_argument = Field(Bounded(0, ANY_WORD))
 
 
 class RmapItems(Struct):
-    """struct ksm_rmap_item of every address of an mm.  Wired: guest, its number."""
+    """struct ksm_rmap_item of every address of an mm.  tree: NEW until ksmd has seen the page;
+    UNSTABLE while that tree has it.  Wired: guest, its number."""
 
     oldchecksum = Field(Bounded(0, (1 << 32) - 1), array="addresses")
     age = Field(Bounded(0, AGE_MAX), array="addresses")
     remaining_skips = Field(Bounded(0, 8), array="addresses")
+    tree = Field(Bounded(0, 2), array="addresses")
     guest = Field(Bounded(0, ANY_WORD))
 
 
@@ -55,9 +65,25 @@ def ksm_scan_item(mm, addr):
     """One page of a scan: scan_get_next_rmap_item() and what ksm_do_scan() does with it."""
     page = scan_get_next_rmap_item(mm, addr)
     if page is not None:
-        if not page.ksm and not should_skip_rmap_item(mm, addr):
+        if mm.rmap_items.tree[addr] == NEW:
+            mm.rmap_items.tree[addr] = VOLATILE
+            mm.ksm.rmap_items += 1
+        if page.ksm:
+            mm.ksm.pages_scanned += 1
+        elif should_skip_rmap_item(mm, addr):
+            remove_rmap_item_from_tree(mm, addr)
+        else:
+            mm.ksm.pages_scanned += 1
             cmp_and_merge_page(mm, addr, page)
         put_page(page)
+
+
+def remove_rmap_item_from_tree(mm, addr):
+    """Of the unstable tree; the stable one has no items here."""
+    items = mm.rmap_items
+    if items.tree[addr] == UNSTABLE:
+        items.tree[addr] = VOLATILE
+        mm.ksm.pages_unshared -= 1
 
 
 def should_skip_rmap_item(mm, addr):
@@ -90,6 +116,7 @@ def cmp_and_merge_page(mm, addr, page):
     """Merge with a KSM page of equal content; else with another page that has been seen in this
     pass; else remember this one."""
     kpage = stable_tree_search(mm, page)
+    remove_rmap_item_from_tree(mm, addr)
     if kpage is not None:
         try_to_merge_with_ksm_page(mm, addr, page, kpage)
         put_page(kpage)
@@ -124,16 +151,21 @@ def unstable_tree_search_insert(mm, addr, page):
     """Of two pages of equal content this one becomes a KSM page; the other is merged with it."""
     ksm = mm.ksm
     content = page.content
+    found = False
     if content < ksm.classes:
         guest = mm.rmap_items.guest
         known = ksm.unstable_seqnr[content] == ksm.seqnr + 1
         here = known and ksm.unstable_guest[content] == guest and ksm.unstable_addr[content] == addr
         if known and not here:
+            found = True
             try_to_merge_two_pages(mm, addr, page)
         else:
             ksm.unstable_seqnr[content] = ksm.seqnr + 1
             ksm.unstable_guest[content] = guest
             ksm.unstable_addr[content] = addr
+    if not found:
+        mm.rmap_items.tree[addr] = UNSTABLE
+        ksm.pages_unshared += 1
 
 
 def try_to_merge_two_pages(mm, addr, page):
@@ -162,6 +194,7 @@ def ksm_merge_tree_page(mm, addr):
             merged = try_to_merge_with_ksm_page(mm, addr, page, kpage)
         put_page(page)
     if merged:
+        remove_rmap_item_from_tree(mm, addr)
         ksm.stable[kpage.content] = kpage
     else:
         ksm.next_guest = ksm.from_guest

@@ -19,6 +19,9 @@ from mmuwitness.simulate.program import Call
 Value = int | float | str | bool
 
 SECOND = 1_000_000_000
+TABLE = 512
+"""Pages below a table page of the last level, and below a huge PMD."""
+
 SHARE = 65_536
 """Shares are given to the engine as so many of these."""
 
@@ -34,10 +37,15 @@ class Parameter:
 
 
 class Workload:
-    """Base of all.  A subclass adds parameters, daemons and what it does when one has passed."""
+    """Base of all.  A subclass adds parameters, daemons and what it does when one has passed.
+
+    designs: those that its question is about.  overrides: functions that stand in the place of the
+    model's, unless a design has others."""
 
     name: ClassVar[str]
     text: ClassVar[str]
+    designs: ClassVar[tuple[str, ...]]
+    overrides: ClassVar[Mapping[str, Any]] = {}
     parameters: ClassVar[dict[str, Parameter]] = {
         "guests": Parameter(4, "guests on the machine", 1, 4096),
         "memory": Parameter(1.0, "GiB of each guest", 1 / 1024, 4096),
@@ -55,8 +63,7 @@ class Workload:
         self.rng = np.random.default_rng(seed)
         self.pages = round(self["memory"] * (1 << 18))
         self.count = int(self["guests"])
-        total = self.count * self.pages
-        self.machine = Machine(total + round(total * self["spare"]) + 64, **self.wiring())
+        self.machine = Machine(self.memory(), **self.wiring())
         self.guests = [self.make_guest(number) for number in range(self.count)]
         for guest in self.guests:
             self.fill(guest)
@@ -66,13 +73,18 @@ class Workload:
 
     # -- for subclasses --------------------------------------------------------------------
 
+    def memory(self) -> int:
+        """Pages of the machine."""
+        total = self.count * self.pages
+        return total + round(total * self["spare"]) + 64
+
     def wiring(self) -> dict[str, Any]:
         """Arguments of Machine."""
         return {"classes": 2, "max_page_sharing": 256, "smart_scan": False}
 
     def sizes(self) -> dict[str, Any]:
         """Arguments of the guests' hosts."""
-        return {}
+        return {"gfns_per_table": TABLE}
 
     def contents(self, guest: Guest) -> Array:
         """What its pages hold at first."""
@@ -94,14 +106,15 @@ class Workload:
 
     def gauges(self) -> dict[str, float]:
         """The state of the machine now, by name."""
-        return {}
+        return {"memory used pages": self.machine.used_pages()}
 
     # -- common ----------------------------------------------------------------------------
 
     def make_guest(self, number: int) -> Guest:
         kernel = self.kernel
         sizes = {"addresses": self.pages, "slot_pages": self.pages} | self.sizes()
-        return Guest(self.machine, number, kernel.era, kernel.arch, kernel.overrides, **sizes)
+        overrides = {**self.overrides, **kernel.overrides}
+        return Guest(self.machine, number, kernel.era, kernel.arch, overrides, **sizes)
 
     def fill(self, guest: Guest) -> None:
         guest.populate(self.contents(guest))
@@ -136,7 +149,8 @@ class Workload:
                     write_share=share(self["writes"]),
                     **self.vcpu_words(),
                 )
-        self.daemons(engine)
+        if self.kernel.daemons:
+            self.daemons(engine)
 
 
 def share(part: float) -> int:
