@@ -79,7 +79,7 @@ bench/run: $(STAMP)
 	@$(PY) -m bench.verdict
 	@$(PY) -m bench.trace
 
-survey: $(STAMP) ## change every line of the model, one at a time: who notices? (a quarter of an hour)
+survey: $(STAMP) ## change every line of the model, one at a time: who notices? (an hour)
 	@$(PY) -m tests.model.survey $(ONLY)
 
 golden: $(STAMP) ## accept what the golden tests print now; review the diff

@@ -55,19 +55,26 @@ in half as many on others, and of those that ask what happens in the end; and as
 
 MADE_FOR = {
     "write_protect_page": "ksm_dma",
-    "set_pte_at_notify": "H1-fixed",
+    "set_pte_at_notify": "H1-fixed uprobe_one",
+    "mn_hlist_invalidate_range_start": "H5-fixed",
+    "unmap_and_move": "migrate_dma",
     "mmu_invalidate_retry_gfn": "fault_beside_window",
     "kvm_mmu_notifier_change_pte": "uprobe_one",
     "kvm_mmu_notifier_invalidate_page": "reclaim_once",
+    "handle_mm_fault": "cow_migrate",
+    "kvm_change_spte_gfn": "memslot_delete",
+    "kvm_lock_and_handle": "dontneed_one memslot_fault",
     "__kvm_handle_hva_range": "dontneed_one",
     "kvm_mmu_invalidate_begin": "cow",
     "kvm_handle_memslot": "memslot_delete",
     "try_to_unmap_one": "reclaim_once",
     "kvm_mmu_invalidate_range_add": "cow",
     "install_logged": "dirty_log",
+    "tdp_mmu_zap_leafs": "madv_free",
+    "page_vma_mkclean_one": "writeback",
     "spte_write_protect": "dirty_log_shadow",
 }
-"""Functions that are asked in this scenario on all kernels, too."""
+"""Functions that are asked in these scenarios on all kernels, too."""
 
 ENDS_IN = {
     "cmp_and_merge_page": "merge_first_once",
@@ -78,12 +85,17 @@ ENDS_IN = {
     "shrink_inactive_list": "lru_once",
     "migrate_pages_batch": "lru_once",
     "zap_page_range": "drop_once",
+    "zap_pte_range": "zero_page_once",
     "unmap_mapping_pages": "drop_once",
     "handle_mm_fault": "mprotect_once",
     "map_zero_page": "zero_page_once",
-    "try_to_unmap_one": "migrate_thread",
+    "try_to_unmap_one": "migrate_thread reclaim_mprotect",
     "shrink_folio": "reclaim_thread",
     "do_wp_page": "cow_once",
+    "follow_page": "merge_first_once",
+    "replace_page": "ksm_thread",
+    "__get_user_pages_locked": "mmap_hugetlb",
+    "unmerge_ksm_pages": "unmerge_uprobe",
     "mn_hlist_invalidate_range_start": "vm_lifetime",
     "mn_hlist_invalidate_end": "vm_lifetime",
     "mmu_notifier_change_pte": "vm_lifetime",
@@ -97,8 +109,8 @@ ENDS_IN = {
     "tdp_mmu_map_handle_target_level": "permission_once",
     "kvm_vm_ioctl": "memslot_delete",
 }
-"""Functions that are asked in this scenario on the first of the kernels, too: what they do wrong is
-seen in few others, or in the end only."""
+"""Functions that are asked in these scenarios on the first of the kernels, too: what they do wrong
+is seen in few others, or in the end only."""
 
 BASIC = {
     ("fault_once", "x86-tdp"),
@@ -111,8 +123,10 @@ BASIC = {
 FURTHER = (
     ("dontneed_one", "x86-shadow", "v3.3"),
     ("reclaim_once", "x86-shadow", "v3.7"),
+    ("writeback", "x86-shadow", "v3.7"),
     ("cow", "x86-tdp", "v6.1"),
     ("dirty_log", "arm64", "v5.10"),
+    ("madv_free", "x86-tdp", "v6.1"),
     ("dirty_log_shadow", "x86-tdp", "v7.3"),
 )
 """Kernels that are asked in one scenario alone, be it one of the corpus."""
@@ -195,9 +209,11 @@ def asked(change: Mutation) -> list[Place]:
     rest = [e.place for e in changed if e.place is not first[e.place.scenario.name]]
     others = [each.place for each in running if each not in changed]
     bounded = [each for each in first.values() if each.scenario.name in BOUNDED]
-    made_for = [e.place for e in running if e.place.scenario.name == MADE_FOR.get(name)]
+    special = MADE_FOR.get(name, "").split()
+    made_for = [each.place for each in running if each.place.scenario.name in special]
     basic = [e.place for e in running if (e.place.scenario.name, e.place.arch) in BASIC]
-    ends_in = [e for e in first_of_each(running).values() if e.scenario.name == ENDS_IN.get(name)]
+    wanted = ENDS_IN.get(name, "").split()
+    ends_in = [each for each in first_of_each(running).values() if each.scenario.name in wanted]
     chosen = [*made_for, *basic, *ends_in, *spread(others, EACH // 2)]
     chosen += [*spread(first.values(), EACH), *spread(rest, EACH // 2)]
     chosen += spread(bounded, EACH // 2)
