@@ -72,12 +72,13 @@ check: lint ## lint and the tests that are not slow, in less than a minute
 diff: $(STAMP) ## a second opinion: SPIN explores every scenario and bug, too (half an hour)
 	@WORKERS=$(WORKERS) $(PY) -m tests.differential.diff $(ONLY)
 
-bench: bench/run ## measure: states/s of exploration, seconds to a verdict, MB/s of traces
+bench: bench/run ## measure: states/s of exploration, seconds to a verdict, MB/s of traces, touches/s
 
 bench/run: $(STAMP)
 	@$(PY) -m bench.explore
 	@$(PY) -m bench.verdict
 	@$(PY) -m bench.trace
+	@$(PY) -m bench.simulate
 
 survey: $(STAMP) ## change every line of the model, one at a time: who notices? (an hour)
 	@$(PY) -m tests.model.survey $(ONLY)

@@ -19,6 +19,7 @@ class MadeParameter:
 @dataclass(frozen=True)
 class MadeWorkload:
     text: str = "made by hand"
+    designs: tuple[str, ...] = ("wrapped",)
     parameters: Mapping[str, MadeParameter] = field(
         default_factory=lambda: {"guests": MadeParameter(2, "guests on the machine")}
     )

@@ -1,5 +1,7 @@
 """Runs of seconds, for tests of workloads."""
 
+from collections.abc import Mapping
+
 from mmuwitness.model.era import Era
 from mmuwitness.model.host import find_arch
 from mmuwitness.simulate.cost import load_costs
@@ -20,13 +22,14 @@ def run(
     arch: str = "x86-tdp",
     era: str = "v6.12",
     seed: int = 1,
+    small: Mapping[str, Value] = SMALL,
     **more: Value,
 ) -> Run:
     """A workload on few pages, with costs as shipped."""
     found, made = find_design(design), find_arch(arch)
     costs = typical_costs(load_costs(made.kernel_arch))
     kernel = found.kernel(Era(era), made)
-    return simulate(workload, found, kernel, seed, resolved(workload, SMALL | more), costs)
+    return simulate(workload, found, kernel, seed, resolved(workload, {**small, **more}), costs)
 
 
 def marks(made: Run) -> set[str]:

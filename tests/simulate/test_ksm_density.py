@@ -65,3 +65,14 @@ def test_a_write_to_a_merged_page_exits_twice() -> None:
 def test_same_seed_same_counters() -> None:
     assert run("wrapped").counters == run("wrapped").counters
     assert run("wrapped").counters != run("wrapped", seed=2).counters
+
+
+@pytest.mark.parametrize(("said", "gib"), [("4G", 4), ("512M", 0.5), ("512MiB", 0.5), (2, 2)])
+def test_memory_is_said_as_people_do(said: object, gib: float) -> None:
+    assert resolved("ksm-density", {"memory": said})["memory"] == gib
+
+
+@pytest.mark.parametrize("said", ["4X", "", "many", 0, -1, "0G"])
+def test_what_is_no_size_is_refused(said: object) -> None:
+    with pytest.raises(ValueError, match="memory is"):
+        resolved("ksm-density", {"memory": said})

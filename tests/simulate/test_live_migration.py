@@ -40,3 +40,29 @@ def test_a_guest_that_writes_faster_than_the_wire_is_given_up() -> None:
     made = run("live-migration", **WIRE | more).counters
     assert (made[PASSES], made[CONVERGED]) == (4, 0)
     assert made[SENT] == pytest.approx(3 * PAGES, rel=0.05)
+
+
+HUGE_LEAVES = PAGES // 512
+
+
+@pytest.mark.parametrize("arch", ["x86-tdp", "arm64"])
+def test_huge_leaves_are_split_when_logging_begins(arch: str) -> None:
+    """And then all is as with small ones; once it has ended a fault on arm64 maps a block again."""
+    made = run("live-migration", arch=arch, **WIRE, huge=1.0).counters
+    assert made["mmuwitness.simulate.kernel.split.split_huge_leaf"] == HUGE_LEAVES
+    small = run("live-migration", arch=arch, **WIRE).counters
+    blocks = made.get("arch.arch.Arch.map_huge", 0)
+    assert blocks == (HUGE_LEAVES if arch == "arm64" else 0)
+    assert made[EXITS] < 0.2 * small[EXITS] if blocks else made[EXITS] > 0.95 * small[EXITS]
+    assert made[CONVERGED] == 1
+
+
+def test_or_each_by_the_first_write_to_it() -> None:
+    """x86 keeps the other leaves; arm64 drops the block, with all 512 that it maps."""
+    lazy = {"huge": 1.0, "eager_split": False}
+    x86 = run("live-migration", **WIRE, **lazy).counters
+    assert x86["mmuwitness.simulate.kernel.split.split_huge_leaf"] == HUGE_LEAVES
+    assert x86.get("spte zapped", 0) == 0
+    arm64 = run("live-migration", arch="arm64", **WIRE, **lazy).counters
+    assert arm64["arch.arch.Arch.zap_and_flush"] == HUGE_LEAVES
+    assert arm64["spte zapped"] >= PAGES

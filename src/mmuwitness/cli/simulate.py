@@ -75,7 +75,7 @@ def simulate(
 
     table, notes = cost_table(arch, costs, costs_from)
     given = parameters([*context.args, *(settings or [])])
-    names = with_nothing([name for name in designs.split(",") if name] or ["as-is"])
+    names = with_nothing([name for name in designs.split(",") if name] or own_designs(workload))
     asked = Sweep(workload, names, seed_list(seeds), baseline, given, {})
     runner = checked(asked, era, arch, feature, table)
     if plot is not None:
@@ -244,6 +244,16 @@ def seed_list(text: str) -> list[int]:
     return numbers
 
 
+def own_designs(workload: str) -> list[str]:
+    """Those that the question of a workload is about."""
+    from mmuwitness.model.era import UnknownName
+    from mmuwitness.simulate.workloads import WORKLOADS
+
+    if workload not in WORKLOADS:
+        raise UnknownName("workload", workload, list(WORKLOADS))
+    return list(WORKLOADS[workload].designs)
+
+
 def with_nothing(designs: list[str]) -> list[str]:
     """Doing nothing as well, where it is a design: what everything is measured by in the end."""
     from mmuwitness.simulate.designs import DESIGNS
@@ -282,6 +292,7 @@ def all_there_is() -> str:
     lines = ["workloads, and their parameters"]
     for name, workload in WORKLOADS.items():
         lines.append(f"  {name}: {workload.text}")
+        lines.append(f"    --designs {','.join(workload.designs)}")
         known: Mapping[str, Any] = workload.parameters
         lines += [f"    --{key} {each.default}  {each.text}" for key, each in known.items()]
     return "\n".join(

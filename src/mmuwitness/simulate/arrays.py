@@ -135,7 +135,7 @@ class ArrayWorld(World):
             return self.lenders[field.struct].array(field)
         if field.key not in self.arrays:
             count = len(self.instances(field.struct)) * field.length(self.sizes)
-            made = np.zeros(count, f"u{self.item_bytes(field)}")
+            made = np.zeros(count + SPARE, f"u{self.item_bytes(field)}")[:count]
             first = 0
             if not isinstance(field.kind, Lock | SequenceKind):
                 first = field.kind.encode(field.kind.default(), self.sizes) - field.kind.lo
@@ -161,6 +161,9 @@ class ArrayWorld(World):
         if self.keeps(field):
             self.array(field)[element] = field.kind.encode(value, self.sizes) - field.kind.lo
 
+
+SPARE = 4
+"""Elements more than there are: the engine may read a word where the last one is."""
 
 LOCK_BITS = 16
 """A lock is one number: 0 free, 1 to WRITER - 1 that many readers, WRITER + n the task n."""

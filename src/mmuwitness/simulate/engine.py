@@ -12,6 +12,7 @@ from mmuwitness.explore.loops import NativeLoops
 from mmuwitness.model.kvm.kvm_host import KVM
 from mmuwitness.model.mm.mm_types import Page
 from mmuwitness.simulate.arrays import WRITER
+from mmuwitness.simulate.kernel.indexed import Kicks
 from mmuwitness.simulate.kernel.ksm import Ksm
 from mmuwitness.simulate.lower import Context
 from mmuwitness.simulate.machine import Guest
@@ -33,6 +34,9 @@ SOURCES = (
     "process/lower.py",
 )
 
+BROADCASTS = ("arm64", "powerpc")
+"""Where hardware flushes the TLBs of other CPUs, and interrupts nobody."""
+
 
 @cache
 def loops() -> NativeLoops:
@@ -46,8 +50,11 @@ class StepError(Exception):
 class Engine:
     """Guests of one kind, and the tasks that work on them.  tasks: a record array (see TASK)."""
 
-    def __init__(self, program: ManyProgram, guests: Sequence[Guest], tasks: int) -> None:
-        self.program, self.guests = program, guests
+    def __init__(
+        self, program: ManyProgram, guests: Sequence[Guest], tasks: int, kick_ns: int = 0
+    ) -> None:
+        """tasks: room for so many.  kick_ns: what a vCPU loses that is interrupted for a flush."""
+        self.program, self.guests, self.kick_ns = program, guests, kick_ns
         self.tasks = record(TASK, tasks)
         self.made = 0
         self.first_vcpus: dict[int, Any] = {}
@@ -118,6 +125,10 @@ class Engine:
         task["page_shift"], task["page_mask"] = shift, (1 << width) - 1
         task["contents"] = host.machine.world.array(Page.content).ctypes.data
         task["mapped"] = host.mapped.ctypes.data
+        task["merged"] = host.machine.world.array(Page.ksm).ctypes.data
+        task["kicks"] = world.array(Kicks.count).ctypes.data
+        if host.arch.kernel_arch not in BROADCASTS:
+            task["kick_ns"] = self.kick_ns
         task["stalls"] = self.stalls[self.made - 1].ctypes.data
         task["aimed"], task["next"] = self.aimed[self.made - 1].ctypes.data, AHEAD
         first = self.first_vcpus.setdefault(guest, task)

@@ -67,6 +67,10 @@ CLASSES, CLASS_SHARE, AIMED, NEXT, MISSED, EXITS, RETRIES, REFAULTS = offsets(
     TASK, "classes class_share aimed next missed exits retries refaults"
 )
 STALLED, STALLS, TRACKED = offsets(TASK, "stalled stalls tracked")
+READS, WRITES_ABSENT, WRITES_PROTECTED, MERGED, READ_MERGED = offsets(
+    TASK, "reads writes_absent writes_protected merged read_merged"
+)
+KICKS, KICKS_SEEN, KICK_NS, KICKED = offsets(TASK, "kicks kicks_seen kick_ns kicked")
 GUESTS, FIRST_GUEST, GUEST_COUNT, CURSOR, SPAN, STRIDE, BATCH, BATCHED = offsets(
     TASK, "guests first_guest guest_count cursor span stride batch batched"
 )
@@ -300,6 +304,7 @@ def content(word, wrote, classes, class_share):
 @njit(**NATIVE)
 def touch(run, task, until):
     """A vCPU that is let touches pages until somebody else's time comes."""
+    interrupted(task)
     time, period = load(task + TIME), load(task + PERIOD)
     touches = load(task + TOUCHES)
     while time <= until:
@@ -314,14 +319,14 @@ def touch(run, task, until):
         store(task + RANDOM, seed + min(let, count - 1) * int64(GOLDEN))
         store(task + NEXT, load(task + NEXT) + let)
         if again and let != 0:
-            hit_at_last(task, time)
+            hit_at_last(task, time, load(load(task + AIMED) + 8 * (load(task + NEXT) - let)))
             # its exits took random words: the others were aimed with those
             store(task + NEXT, int64(AHEAD))
         touches += let
         time += let * period
         if let < count:
             aimed = load(load(task + AIMED) + 8 * load(task + NEXT))
-            miss(task, aimed >> 1, time)
+            miss(task, aimed, time)
             start(task, operation(run, load(task + OWN)), aimed >> 1, aimed & 1)
             break
     store(task + TIME, time)
@@ -329,7 +334,33 @@ def touch(run, task, until):
 
 
 @njit(**NATIVE)
-def miss(task, gfn, now):
+def interrupted(task):
+    """Flushes since its last turn: a vCPU in the guest exits for each; one outside does not."""
+    kicks = load(load(task + KICKS))
+    new = kicks - load(task + KICKS_SEEN)
+    store(task + KICKS_SEEN, kicks)
+    if new != 0 and load(task + MISSED) < 0 and load(task + KICK_NS) != 0:
+        lost = new * load(task + KICK_NS)
+        store(task + KICKED, load(task + KICKED) + new)
+        store(task + SPENT, load(task + SPENT) + lost)
+        store(task + STALLED, load(task + STALLED) + lost)
+        store(task + TIME, load(task + TIME) + lost)
+
+
+@njit(**NATIVE)
+def add_one(address):
+    store(address, load(address) + 1)
+
+
+@njit(**NATIVE)
+def miss(task, aimed, now):
+    gfn = aimed >> 1
+    if aimed & 1 == 0:
+        add_one(task + READS)
+    elif read_spte(load(task + SPTES), load(task + SPTE_BYTES), gfn) & load(task + PRESENT) == 0:
+        add_one(task + WRITES_ABSENT)
+    else:
+        add_one(task + WRITES_PROTECTED)
     if load(task + MISSED) >= 0:
         store(task + RETRIES, load(task + RETRIES) + 1)
         return
@@ -342,7 +373,12 @@ def miss(task, gfn, now):
 
 
 @njit(**NATIVE)
-def hit_at_last(task, now):
+def hit_at_last(task, now, aimed):
+    if aimed & 1 == 0:
+        spte = read_spte(load(task + SPTES), load(task + SPTE_BYTES), aimed >> 1)
+        page = ((spte >> load(task + PAGE_SHIFT)) & load(task + PAGE_MASK)) - 1
+        if load_half(load(task + MERGED) + page) & 255 != 0:
+            add_one(task + READ_MERGED)
     lost = now - load(task + MISSED)
     store(task + MISSED, int64(-1))
     store(task + STALLED, load(task + STALLED) + lost)
@@ -427,7 +463,7 @@ def simulate(run):
         settle(run, number)
     while True:
         first, second = load(turns + 8), int64(NEVER)
-        if first == NEVER:
+        if first == NEVER and load(run + WAITERS) != 0:
             return int64(CAME_STUCK)
         if first >= end:
             store(run + NOW, end)

@@ -6,13 +6,14 @@ simulator's own:
     lock KVM.mmu_lock          acquired
     wait KVM.mmu_lock          acquired after a wait
     waited ns KVM.mmu_lock     ns of those waits
-    exit REASON                exits of guests by reason: "exit read", "exit write" ...
+    exit REASON                page faults of guests: read, or write to what is absent, protected
     fault first|retry|refault  faults that mapped a page for the first time, had nothing mapped
                                because of an invalidation, or mapped again what had been zapped
     window empty               invalidate_range_start() that zapped nothing
-    spte zapped, flush ipi     SPTEs, and vCPUs that a flush had to interrupt
+    spte zapped                SPTEs that were present
+    flush ipi                  vCPUs that a flush interrupted in the guest: an exit, too
     guest touches              accesses of guests
-    ksm read again             merged pages that their guest read after the merge, each once
+    ksm read again             exits of reads that came to a merged page
     ksm unmerged               KSM pages that a write, or MADV_UNMERGEABLE, took a mapping from
     memory saved pages         a gauge: pages that need no memory of their own, at the end
 """

@@ -179,11 +179,12 @@ class Comparison:
 
     @property
     def exits_per_unit(self) -> tuple[str, float] | None:
-        """In what the difference in exits is best told, and how many of it there are for each."""
+        """In what the difference in exits is best told, and how many of it there are for each.
+        (That a merged page was read again only a design knows in which it was not mapped.)"""
         for words, name in UNITS:
-            bases = sum(base.count(name) for base, _ in self.pairs)
-            if bases and all(other.count(name) for _, other in self.pairs):
-                return words, self.exits.mean * len(self.pairs) / bases
+            units = sum(max(base.count(name), other.count(name)) for base, other in self.pairs)
+            if units:
+                return words, self.exits.mean * len(self.pairs) / units
         return None
 
 

@@ -40,7 +40,8 @@ TASK = (
     *("contents", "mapped", "period", "touches", "writes"),
     *("pages", "hot", "hot_share", "write_share", "write_first", "write_pages", "stray_share"),
     *("classes", "class_share", "aimed", "next", "missed", "exits", "retries", "refaults"),
-    *("stalled", "stalls", "tracked"),
+    *("stalled", "stalls", "tracked", "reads", "writes_absent", "writes_protected"),
+    *("merged", "read_merged", "kicks", "kicks_seen", "kick_ns", "kicked"),
     # a daemon
     *("guests", "first_guest", "guest_count", "cursor", "span", "stride", "batch", "batched"),
     *("sleep", "rest", "passes", "scatter", "reports", "chains", "argument"),
@@ -59,7 +60,11 @@ bytes, 1 once a gfn was mapped.  aimed: address of AHEAD accesses, each twice th
 write, of which it has made the first `next`; missed: since when the next one is not let, or -1;
 exits: accesses that were not let at once, of which `refaults` to gfns that had been mapped before;
 retries: exits after the first of an access; stalled: ns lost; stalls: address of 64 counters of
-exits by the bits of the ns lost; tracked: an access to a page that was aged exits, too.
+exits by the bits of the ns lost; tracked: an access to a page that was aged exits, too.  reads,
+writes_absent, writes_protected: exits, retries among them, by what the guest did and found.
+merged: bytes, 1 for a KSM page; read_merged: exits of reads that came to one.  kicks: address of
+how often the guest's vCPUs were asked to flush; kicks_seen: how many of them this one has; kick_ns:
+what one takes if it is in the guest; kicked: how often it was.
 
 A daemon runs its operation on guest_count guests from first_guest on (guests: addresses of their
 tables), for every `stride`-th number below `span`, or for random ones (scatter); after `batch` of

@@ -15,6 +15,8 @@ from mmuwitness.simulate.workloads.workload import SECOND, Workload
 
 SAMPLES = 60
 
+FLUSH_IPI = "flush ipi"
+
 Progress = Callable[[float], None]
 
 
@@ -32,10 +34,10 @@ def simulate(
     program = ManyProgram(made.guests[0], made.all_calls(), costs)
     for position, name in enumerate(program.tables.costs):
         program.costs[position] = costs[name]
-    vcpus = int(parameters["vcpus"]) * made.count
-    engine = Engine(program, made.guests, vcpus + made.count + 16)
+    vcpus = int(made["vcpus"]) * made.count
+    engine = Engine(program, made.guests, vcpus + made.count + 16, costs.get(FLUSH_IPI, 0))
     made.start(engine)
-    series = run_to_end(engine, made, float(parameters["hours"]) * 3600, progress)
+    series = run_to_end(engine, made, made["hours"] * 3600, progress)
     return Run(
         workload=workload,
         design=design.name,
@@ -87,8 +89,14 @@ def counters(engine: Engine, workload: Workload) -> dict[str, int]:
         "fault first": int(vcpus["exits"].sum() - vcpus["refaults"].sum()),
         "fault refault": int(vcpus["refaults"].sum()),
         "fault retry": int(vcpus["retries"].sum()),
+        "exit read": int(vcpus["reads"].sum()),
+        "exit write, absent": int(vcpus["writes_absent"].sum()),
+        "exit write, protected": int(vcpus["writes_protected"].sum()),
+        FLUSH_IPI: int(vcpus["kicked"].sum()),
+        "ksm read again": int(vcpus["read_merged"].sum()),
     }
-    return found | {name: int(value) for name, value in workload.gauges().items()}
+    found |= {name: int(value) for name, value in workload.gauges().items()}
+    return found | workload.derived(found)
 
 
 def cpu(engine: Engine) -> dict[str, int]:
@@ -101,14 +109,33 @@ def cpu(engine: Engine) -> dict[str, int]:
     return spent
 
 
+GIB = {"K": 2**-20, "M": 2**-10, "G": 1, "T": 2**10}
+
+
 def resolved(workload: str, given: Mapping[str, Any]) -> dict[str, Value]:
     """The parameters of a workload, with defaults for what is not given.  ValueError says which is
     unknown or out of range, and what exists."""
     known = WORKLOADS[workload].parameters
+    found = {name: each.default for name, each in known.items()}
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{workload} has no parameter {name!r}; it has: {', '.join(known)}")
-        if not known[name].least <= float(value) <= known[name].most:
-            least, most = known[name].least, known[name].most
+        if isinstance(known[name].default, str):
+            found[name] = value
+            continue
+        found[name] = meant = number(name, value)
+        least, most = known[name].least, known[name].most
+        if not least <= meant <= most:
             raise ValueError(f"{name} is {value}: {least} to {most} are possible")
-    return {name: given.get(name, each.default) for name, each in known.items()}
+    return found
+
+
+def number(name: str, value: Any) -> int | float | bool:
+    """As given; or GiB, of a text like 512M or 4G."""
+    if isinstance(value, int | float):
+        return value
+    text = str(value).upper().removesuffix("IB")
+    try:
+        return float(text[:-1]) * GIB[text[-1:]] if text[-1:] in GIB else float(text)
+    except ValueError:
+        raise ValueError(f"{name} is {value!r}: a number, or a size like 512M or 4G") from None

@@ -50,7 +50,7 @@ class Riscv(Arch):
     def gstage_unmap_huge(self, kvm, gfn, range):
         """A huge leaf that the range covers in part is left as it is: whoever unmaps a part splits
         the huge PMD first, in a window over all of it."""
-        first = gfn - (gfn & kvm.table_shift)
+        first = self.table_of(kvm, gfn) << kvm.table_shift
         if range.start <= first and first + (1 << kvm.table_shift) <= range.end:
             self.zap_and_flush(kvm, gfn)
 

@@ -27,11 +27,20 @@ from mmuwitness.model.state import Bounded, Field, Ref, Struct
 PTE_PREFETCH_NUM = 8
 
 
+ANY_WORD = (1 << 62) - 1
+
+
 class Zone(Struct):
     """Free pages, on a stack.  Wired: ksm (of `simulate.kernel.ksm`), high_wmark."""
 
     free = Field(Ref("Page"), array="Page")
     nr_free = Field(Bounded(0, "Page"))
+
+
+class Kicks(Struct):
+    """count: how often the vCPUs of a VM were asked to flush their TLBs."""
+
+    count = Field(Bounded(0, ANY_WORD))
 
 
 def free_page(mm, first):
@@ -134,7 +143,9 @@ def direct_pte_prefetch(self, kvm, fault):
 
 
 def flush_remote_tlbs(self, kvm):
-    """Counted, and paid for by whoever waits."""
+    """Paid for by whoever waits; and by vCPUs in the guest, who are interrupted for it (a broadcast
+    does not)."""
+    kvm.kicks.count += 1
 
 
 def flush_gfn(self, kvm, gfn):

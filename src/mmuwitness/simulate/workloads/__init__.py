@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmuwitness.simulate.workloads.balloon_storm import BalloonStorm
 from mmuwitness.simulate.workloads.cow_fork_snapshot import CowForkSnapshot
+from mmuwitness.simulate.workloads.from_trace import FromTrace
 from mmuwitness.simulate.workloads.idle_aging import IdleAging
 from mmuwitness.simulate.workloads.ksm_density import KsmDensity
 from mmuwitness.simulate.workloads.live_migration import LiveMigration
@@ -23,5 +24,6 @@ WORKLOADS: dict[str, type[Workload]] = {
         IdleAging,
         SwapPressure,
         ThpChurn,
+        FromTrace,
     )
 }

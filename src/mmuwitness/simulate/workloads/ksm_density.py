@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -60,7 +61,7 @@ class KsmDensity(Workload):
         zeros = self.rng.random(self.pages) < self["zero"]
         common[:volatile] = zeros[:volatile] = False
         classes = guest.machine.ksm.classes
-        made[common] = 1 + np.arange(self.pages)[common] % (classes - 1)
+        made[common] = 1 + np.flatnonzero(common) % (classes - 1)
         made[zeros] = 0
         return made
 
@@ -105,6 +106,12 @@ class KsmDensity(Workload):
             self.advisor.passed(seconds, int(self.ksmd["spent"]) // 1_000_000)
             self.ksmd["batch"] = self.advisor.pages_to_scan
         self.began = engine.now
+
+    def derived(self, counters: Mapping[str, int]) -> dict[str, int]:
+        """What mapped a KSM page once, and does not any more."""
+        once = ("mm.ksm.set_page_stable_node", "mm.rmap.page_add_anon_rmap")
+        now = counters["ksm pages_shared"] + counters["ksm pages_sharing"]
+        return {"ksm unmerged": sum(counters.get(name, 0) for name in once) - now}
 
     def gauges(self) -> dict[str, float]:
         """As in /sys/kernel/mm/ksm."""

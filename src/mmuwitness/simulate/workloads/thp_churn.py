@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from mmuwitness.model.kvm.kvm_host import KVM
 from mmuwitness.model.mm.mm_types import MM, PMD_HUGE
 from mmuwitness.simulate.engine import Engine
 from mmuwitness.simulate.kernel.huge import HUGE, PMD_PAGES, discard_page, khugepaged_scan_pmd
-from mmuwitness.simulate.machine import Guest
+from mmuwitness.simulate.machine import Guest, make_huge
 from mmuwitness.simulate.program import Call
 from mmuwitness.simulate.workloads.workload import SECOND, Parameter, Workload
 
@@ -45,11 +44,7 @@ class ThpChurn(Workload):
     def fill(self, guest: Guest) -> None:
         super().fill(guest)
         guest.mm.max_ptes_none = int(self["max_ptes_none"])
-        pmds = self.pages // PMD_PAGES
-        huge = self.rng.random(pmds) < self["huge"]
-        guest.world.array(MM.pmd)[:pmds][huge] = PMD_HUGE
-        guest.world.array(KVM.huge)[:pmds][huge] = 1
-        guest.world.array(KVM.table)[:pmds][huge] = 0
+        make_huge(guest, self.rng, self["huge"])
 
     def calls(self, guest: Guest) -> list[Call]:
         address = {"addr": self.gfn}

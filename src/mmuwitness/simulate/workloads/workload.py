@@ -104,6 +104,10 @@ class Workload:
     def passed(self, engine: Engine) -> None:
         """A daemon has been through all guests."""
 
+    def derived(self, counters: Mapping[str, int]) -> dict[str, int]:
+        """Counters that follow from others, at the end."""
+        return {}
+
     def gauges(self) -> dict[str, float]:
         """The state of the machine now, by name."""
         return {"memory used pages": self.machine.used_pages()}
@@ -159,4 +163,4 @@ def share(part: float) -> int:
 
 def unique(rng: np.random.Generator, count: int) -> Array:
     """Contents that no other page has, nearly: 31 random bits."""
-    return rng.integers(1 << 31, 1 << 32, count, np.int64)
+    return rng.integers(1 << 31, 1 << 32, count, np.int64).astype(np.uint32)
