@@ -101,6 +101,7 @@ ENDS_IN = {
     "mmu_notifier_change_pte": "vm_lifetime",
     "unmap_and_move": "cow_migrate",
     "copy_present_page": "fork_dma",
+    "free_empty_table": "cow_once",
     "install": "permission_once",
     "install_logged": "log_once",
     "fast_page_fault": "log_once",
