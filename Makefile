@@ -80,7 +80,7 @@ bench/run: $(STAMP)
 	@$(PY) -m bench.trace
 	@$(PY) -m bench.simulate
 
-survey: $(STAMP) ## change every line of the model, one at a time: who notices? (a quarter of an hour)
+survey: $(STAMP) ## change every line of the model, one at a time: who notices? (an hour)
 	@$(PY) -m tests.model.survey $(ONLY)
 
 golden: $(STAMP) ## accept what the golden tests print now; review the diff

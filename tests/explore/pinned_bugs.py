@@ -43,6 +43,7 @@ RMAP_WALKS = (
     "migrate_dma",
     "reclaim_once",
     "migrate_once",
+    "migrate_thread",
 )
 EVERYWHERE = ("x86-tdp", "x86-shadow", "arm64")
 ALONE = "change_pte wants its window to be the only one"
@@ -239,7 +240,13 @@ BUGS = {
         " first: commit 565f3be21746 in v3.4.  change_pte is one of them, too.",
         claims="I3 I4 I6",
         arches=("x86-shadow",),
-        scenarios=("numa_dontneed", "mremap_truncate", "zero_page", "reclaim_mprotect"),
+        scenarios=(
+            "numa_dontneed",
+            "mremap_truncate",
+            "zero_page",
+            "reclaim_mprotect",
+            "drop_once",
+        ),
         since="v2.6.32",
         until="v3.4",
         mended="+flush_before_unlock",
@@ -248,7 +255,7 @@ BUGS = {
         "Faults keep their references to the zero page: commit 7df003c85218 in v5.6.",
         claims="I4r",
         arches=("x86-shadow", "arm64", HPT),
-        scenarios=("zero_page",),
+        scenarios=("zero_page", "zero_page_once"),
         since="v2.6.32",
         until="v5.6",
         mended="+zero_page_is_put",

@@ -129,7 +129,8 @@ SMALL = ("uprobe_one", "dontneed_one", "reclaim_one", "migrate_one", "unmerge", 
          "pfnmap", "fault_once", "unmerge_once", "reclaim_once", "migrate_once", "numa_once",
          "fault_beside_window", "fault_in_storm", "memslot_in_storm",
          "memslot_beside_storm", "cache_once", "cache_beside_window",
-         "cache_in_storm", "writeback")  # fmt: skip
+         "cache_in_storm", "writeback", "cow_once", "drop_once", "zero_page_once",
+         "mprotect_once", "permission_once", "log_once")  # fmt: skip
 """The scenarios that have programs of up to STATES_MAX states; test_pinned checks the list."""
 
 

@@ -28,7 +28,9 @@ from mmuwitness.model.scenarios.happens import (
 from tests.model.mutants import outcome, outcome_for
 
 ENDING = ("fault_once", "fault_once_smp", "merge_once", "unmerge_once", "reclaim_once",
-          "migrate_once", "numa_once", "fault_beside_window", "memslot_fault", "cache_once",
+          "migrate_once", "numa_once", "merge_first_once", "cow_once", "lru_once", "drop_once",
+          "zero_page_once", "mprotect_once", "permission_once", "log_once",
+          "fault_beside_window", "memslot_fault", "cache_once",
           "cache_beside_window")  # fmt: skip
 SMALL = (
     "fault_once",

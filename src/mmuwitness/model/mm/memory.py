@@ -309,19 +309,24 @@ def copy_present_page(child, pte, addr):
         child.pte[addr] = pte.replace(page=new)
 
 
+def unmap_mapping_pages(mm):
+    """A file is truncated: its mappings are found without mmap_lock.  (Pages are anonymous here; a
+    fault after it finds a new page, as after the file has grown again.)"""
+    for addr in mm.addresses:
+        inc_tlb_flush_pending(mm)
+        mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
+        page = zap_pte_range(mm, addr)
+        mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
+        if page is not None:
+            flush_tlb_range(mm, addr, addr + 1)
+            put_page(page)
+        dec_tlb_flush_pending(mm)
+
+
 def unmap_mapping_range(mm):
-    """A file is truncated, any number of times: its mappings are found without mmap_lock.  (Pages
-    are anonymous here; a fault after it finds a new page, as after the file has grown again.)"""
+    """Any number of times."""
     while True:
-        for addr in mm.addresses:
-            inc_tlb_flush_pending(mm)
-            mmu_notifier_invalidate_range_start(mm, addr, addr + 1)
-            page = zap_pte_range(mm, addr)
-            mmu_notifier_invalidate_range_end(mm, addr, addr + 1)
-            if page is not None:
-                flush_tlb_range(mm, addr, addr + 1)
-                put_page(page)
-            dec_tlb_flush_pending(mm)
+        unmap_mapping_pages(mm)
 
 
 def madvise_dontneed(mm):

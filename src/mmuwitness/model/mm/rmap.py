@@ -155,12 +155,17 @@ def folio_referenced(mm, page):
 
 
 def shrink_active_list(mm):
-    """kswapd: pages are looked at, and unmapped later if nobody has used them; not here."""
+    """A page is looked at, and unmapped later if nobody has used it; not here."""
+    page = isolate_lru_page(mm)
+    if page is not None:
+        folio_referenced(mm, page)
+        putback_lru_page(page)
+
+
+def kswapd_age_node(mm):
+    """kswapd, any number of times."""
     while True:
-        page = isolate_lru_page(mm)
-        if page is not None:
-            folio_referenced(mm, page)
-            putback_lru_page(page)
+        shrink_active_list(mm)
 
 
 def isolate_lru_page(mm):

@@ -18,7 +18,7 @@ AGING = (
         "1 vCPU, 1 gfn, 2 pages, any number of looks and of calls",
         two_private_pages,
         lambda host: [
-            Actor("kswapd", rmap.shrink_active_list, (host.mm,)),
+            Actor("kswapd", rmap.kswapd_age_node, (host.mm,)),
             Actor("madvise", memory.madvise_dontneed, (host.mm,)),
         ],
         {**ONE_GFN, "ages_pages": True},

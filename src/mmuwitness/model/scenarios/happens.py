@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mmuwitness.model.claims.claim import Claim
-from mmuwitness.model.kvm.kvm_host import GONE, INVALID
+from mmuwitness.model.kvm.kvm_host import GONE, INVALID, VALID
 from mmuwitness.model.kvm.vcpu import vcpu_access_once, vcpu_run
 from mmuwitness.model.mm.mm_types import PMD_HUGE, PMD_TABLE, VM_READ
 
@@ -91,6 +91,11 @@ def never_migrating(host):
     return not host.mm.pte[0].migration
 
 
+def never_a_ksm_page_moved(host):
+    pte = host.mm.pte[0]
+    return not pte.present or not pte.page.ksm or pte.page is host.pages[0]
+
+
 def never_a_new_page_migrating(host):
     pte = host.mm.pte[0]
     return not pte.migration or pte.page is host.pages[0]
@@ -149,6 +154,12 @@ def never_being_deleted(host):
 
 def never_without_memslot(host):
     return host.kvm.active_memslots != GONE
+
+
+def never_created_again(host):
+    """Each set of memslots turns kvm->srcu: an even number of them was active before this one, if
+    it is that of the start."""
+    return host.kvm.active_memslots != VALID or host.kvm.srcu_idx == 0
 
 
 def never_dropped_between(host):
@@ -303,6 +314,11 @@ def never_truncated(host):
     return host.mm.pte[0].present or host.mm.pte[1].present
 
 
+def never_copied_for_a_child(host):
+    pte = host.children[0].pte[0]
+    return not pte.present or not pte.write
+
+
 def never_swapped_in(host):
     return not host.mm.pte[0].present
 
@@ -360,6 +376,9 @@ MERGES = (
     never_of_its_own,
     never_replaced,
 )
+FORKS = (never_shared_with_a_child, never_a_child_on_its_own)
+MOVES = (never_a_new_page_migrating, never_a_ksm_page_moved)
+DELETED = (never_being_deleted, never_without_memslot, never_created_again)
 HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm": MERGES,
     "ksm_alone": MERGES,
@@ -369,14 +388,23 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "ksm_dma": (*MERGES, never_pinned),
     "merge_once": (never_merged, never_shared, never_faulting),
     "unmerge_once": (never_of_its_own, never_both_of_their_own, never_faulting),
+    "permission_once": (never_none_beside, never_faulting),
+    "log_once": (never_logged, never_faulting),
+    "merge_first_once": (never_merged, never_of_its_own, never_faulting),
+    "cow_once": (never_of_its_own, never_two_windows, never_faulting),
+    "lru_once": (never_swapped_out, never_migrating, never_merged, never_replaced),
+    "drop_once": (never_none, never_replaced, never_faulting),
+    "zero_page_once": (never_zero_page, never_none, never_faulting),
+    "mprotect_once": (never_protected, never_read_only, never_faulting),
     "numa_once": (never_protnone, never_faulting),
     "reclaim_once": (never_swapped_out, never_faulting),
     "migrate_once": (never_migrating, never_replaced, never_faulting),
+    "migrate_thread": (never_migrating, never_replaced),
     "migrate_dma": (never_migrating, never_replaced, never_pinned),
     "ksm_first": (never_merged, never_shared),
     "cow": (never_of_its_own, never_both_of_their_own, never_two_windows),
     "cow_smp": (never_of_its_own, never_replaced),
-    "cow_migrate": (never_of_its_own, never_a_new_page_migrating, never_two_windows),
+    "cow_migrate": (never_of_its_own, never_two_windows, *MOVES),
     "cow_reclaim": (never_of_its_own, never_swapped_out, never_two_windows),
     "unmerge": (never_of_its_own, never_both_of_their_own),
     "unmerge_uprobe": (never_of_its_own, never_both_of_their_own),
@@ -389,16 +417,16 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "reclaim_one": (never_swapped_out, never_replaced),
     "migrate": (never_migrating, never_replaced),
     "migrate_one": (never_migrating, never_replaced),
-    "memslot_delete": (never_merged, never_replaced, never_being_deleted, never_without_memslot),
+    "memslot_delete": (never_merged, never_replaced, *DELETED),
     "dontneed_both": (never_none, never_replaced, never_dropped_between),
     "memslot_roots": (never_none_beside, never_being_deleted, never_without_memslot),
     "mprotect": (never_protected, never_read_only),
     "mprotect_thread": (never_protected, never_read_only),
     "numa": (never_protnone, never_a_pinned_page_in_its_window),
     "numa_dontneed": (never_protnone, never_none, never_replaced),
-    "fork": (never_shared_with_a_child, never_a_child_on_its_own, never_replaced),
+    "fork": (*FORKS, never_replaced),
     "fork_thread": (never_shared_with_a_child, never_replaced),
-    "fork_dma": (never_shared_with_a_child, never_a_child_on_its_own, never_pinned),
+    "fork_dma": (*FORKS, never_copied_for_a_child, never_pinned),
     "mremap": (never_moved, never_none),
     "mremap_truncate": (never_moved, never_none, never_truncated),
     "reclaim_thread": (never_swapped_out, never_replaced),
@@ -409,7 +437,7 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "madv_free_dio": (never_none, never_replaced, never_freed_lazily, never_kept),
     "zero_page": (never_zero_page, never_none, never_replaced),
     "pfnmap": (never_none, never_uncounted),
-    "memslot_dontneed": (never_none, never_replaced, never_being_deleted, never_without_memslot),
+    "memslot_dontneed": (never_none, never_replaced, *DELETED),
     "thp": (never_none, never_split, never_collapsed, never_huge_leaf, never_small_leaf),
     "mmap_hugetlb": (never_none, never_replaced, never_huge_leaf, never_small_leaf),
     "collapse_shmem": (never_none, never_out_of_the_cache, never_dropped_with_the_table),

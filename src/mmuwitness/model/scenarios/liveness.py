@@ -3,18 +3,27 @@ finitely many, or that others wait for."""
 
 from __future__ import annotations
 
+from mmuwitness.model.kvm.dirty_log import kvm_mmu_slot_apply_flags, kvm_vm_ioctl_get_dirty_log
 from mmuwitness.model.kvm.memslots import KVM_MR_CREATE, KVM_MR_DELETE, kvm_set_memory_region
 from mmuwitness.model.kvm.pfncache import kvm_gpc_refresh, kvm_gpc_write
 from mmuwitness.model.kvm.vcpu import vcpu_access_once
 from mmuwitness.model.mm.ksm import break_ksm, ksm_do_scan
-from mmuwitness.model.mm.memory import madvise_dontneed, zap_page_range_single
+from mmuwitness.model.mm.memory import (
+    handle_mm_fault,
+    host_access,
+    madvise_dontneed,
+    unmap_mapping_pages,
+    zap_page_range,
+    zap_page_range_single,
+)
 from mmuwitness.model.mm.migrate import migrate_pages_batch
+from mmuwitness.model.mm.mm_types import VM_READ, VM_WRITE
 from mmuwitness.model.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
-from mmuwitness.model.mm.mprotect import change_prot_numa
-from mmuwitness.model.mm.rmap import shrink_inactive_list
+from mmuwitness.model.mm.mprotect import change_prot_numa, mprotect_fixup
+from mmuwitness.model.mm.rmap import shrink_active_list, shrink_inactive_list
 from mmuwitness.model.primitives import feature, read_lock, wait_until, write_lock
 from mmuwitness.model.scenarios.scenario import (
     ONE_GFN,
@@ -24,6 +33,7 @@ from mmuwitness.model.scenarios.scenario import (
     one_ksm_page,
     private_beside_ksm_page,
     two_private_pages,
+    zero_pages,
 )
 
 
@@ -31,6 +41,24 @@ def looping_faults(host):
     """As two_private_pages; faults that are retried stay in the host, where they do."""
     two_private_pages(host)
     host.kvm.loops_in_host = True
+
+
+def looping_zero_pages(host):
+    """As zero_pages, and as looping_faults."""
+    zero_pages(host)
+    host.kvm.loops_in_host = True
+
+
+def mapped_read_only(host):
+    """As two_private_pages; the guest has read the first page when its PTE was read-only."""
+    two_private_pages(host)
+    host.map_guest_page(0, 0)
+
+
+def mapped_writable(host):
+    """As two_private_pages; the guest has written to the first page."""
+    two_private_pages(host)
+    host.map_guest_page(0, 0, write=True)
 
 
 def everybody_ends(setup):
@@ -75,6 +103,39 @@ def dontneed_twice(mm):
     zap_page_range_single(mm, 0)
 
 
+def zap_range_once(mm):
+    zap_page_range(mm, 0, mm.nr_addresses)
+
+
+def mprotect_twice(mm):
+    """PROT_READ, and PROT_READ | PROT_WRITE again."""
+    with write_lock(mm.mmap_lock):
+        mprotect_fixup(mm, VM_READ)
+    with write_lock(mm.mmap_lock):
+        mprotect_fixup(mm, VM_WRITE)
+
+
+def kswapd_once(mm):
+    """A look at a page of the active list, and a page of the inactive list reclaimed."""
+    shrink_active_list(mm)
+    shrink_inactive_list(mm, False)
+
+
+def host_writes_once(mm):
+    """A thread of the VMM makes one write, again and again until it has made it."""
+    written = host_access(mm, 0, True)
+    while not written:
+        with read_lock(mm.mmap_lock):
+            handle_mm_fault(mm, 0, True)
+        written = host_access(mm, 0, True)
+
+
+def log_once(kvm):
+    """Dirty logging is turned on, and the log is read once."""
+    kvm_mmu_slot_apply_flags(kvm, True)
+    kvm_vm_ioctl_get_dirty_log(kvm)
+
+
 def preempted_invalidator(host):
     """Opens a window over the second page, and is not scheduled before the guest has its page: who
     is preempted there, or sleeps, may be so for any time."""
@@ -87,6 +148,10 @@ def zap_elsewhere(mm):
     """The second page is dropped, again and again."""
     while True:
         zap_page_range_single(mm, 1)
+
+
+def zap_elsewhere_once(mm):
+    zap_page_range_single(mm, 1)
 
 
 def set_memory_region_twice(kvm):
@@ -146,12 +211,49 @@ LIVENESS = (
         guest=vcpu_access_once,
     ),
     Scenario(
+        "permission_once",
+        "A guest accesses a page that it has mapped read-only; the VMM drops another one.",
+        "1 vCPU, 1 access, 1 gfn, 1 address in no memslot, 2 pages, 1 call",
+        everybody_ends(mapped_read_only),
+        mm_actor("madvise", zap_elsewhere_once),
+        {"pages": 2, "slot_pages": 1},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "log_once",
+        "A guest accesses a page that it has mapped writable while the VMM turns dirty logging on"
+        " and reads the log.",
+        "1 vCPU, 1 access, 1 gfn, 1 page, 1 read of the log",
+        everybody_ends(mapped_writable),
+        lambda host: [Actor("migration", log_once, (host.kvm,))],
+        {**ONE_GFN, "pages": 1, "logs_dirty_pages": True},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
         "merge_once",
         "A guest accesses a page that ksmd scans twice, and merges with a KSM page.",
         "1 vCPU, 1 access, 1 gfn, 1 address in no memslot, 3 pages, 2 scans",
         everybody_ends(private_beside_ksm_page),
         mm_actor("ksmd", ksmd_twice),
         {"pages": 3, "slot_pages": 1},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "merge_first_once",
+        "A guest accesses a page that ksmd makes a KSM page in place.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 2 scans",
+        everybody_ends(two_private_pages),
+        mm_actor("ksmd", ksmd_twice),
+        ONE_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "cow_once",
+        "A guest accesses a KSM page, and a thread of the VMM writes to it.",
+        "1 vCPU, 1 access, 1 host thread, 1 write, 1 gfn, 1 address in no memslot, 3 pages",
+        everybody_ends(one_ksm_page),
+        mm_actor("vmm", host_writes_once),
+        {"pages": 3, "slot_pages": 1, "host_thread": True},
         guest=vcpu_access_once,
     ),
     Scenario(
@@ -179,6 +281,50 @@ LIVENESS = (
         everybody_ends(two_private_pages),
         mm_actor("kcompactd", kcompactd_twice),
         ONE_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "lru_once",
+        "kswapd looks at a page and reclaims it while compaction moves it and ksmd makes it a KSM"
+        " page.",
+        "1 vCPU that is halted, 1 gfn, 2 pages, 1 look, 1 reclaim, 1 migration, 1 scan",
+        everybody_ends(two_private_pages),
+        lambda host: [
+            Actor("kswapd", kswapd_once, (host.mm,)),
+            Actor("kcompactd", migrate_pages_batch, (host.mm, False)),
+            Actor("ksmd", ksm_do_scan, (host.mm, 0)),
+        ],
+        {**ONE_GFN, "ages_pages": True},
+        guest=halted,
+    ),
+    Scenario(
+        "drop_once",
+        "A guest accesses a page that the VMM drops, and whose file is truncated.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 1 call, 1 truncation",
+        everybody_ends(two_private_pages),
+        lambda host: [
+            Actor("madvise", zap_range_once, (host.mm,)),
+            Actor("truncate", unmap_mapping_pages, (host.mm,)),
+        ],
+        ONE_GFN,
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "zero_page_once",
+        "A guest accesses memory that was never written to, and that the VMM drops twice.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 2 calls",
+        looping_zero_pages,
+        mm_actor("madvise", dontneed_twice),
+        {**ONE_GFN, "zero_page": True},
+        guest=vcpu_access_once,
+    ),
+    Scenario(
+        "mprotect_once",
+        "A guest accesses a page that the VMM makes read-only, and writable again.",
+        "1 vCPU, 1 access, 1 gfn, 2 pages, 2 calls",
+        everybody_ends(two_private_pages),
+        mm_actor("mprotect", mprotect_twice),
+        {**ONE_GFN, "changes_vmas": True},
         guest=vcpu_access_once,
     ),
     Scenario(

@@ -104,6 +104,17 @@ RMAP = (
         ONE_GFN,
     ),
     Scenario(
+        "migrate_thread",
+        "As migrate_one, while a thread of the VMM reads and writes through the host's TLB.",
+        "1 vCPU that reads, 1 host thread, 1 gfn, 2 pages, any number of migrations",
+        two_private_pages,
+        lambda host: [
+            Actor("kcompactd", migrate.migrate_pages, (host.mm, False)),
+            Actor("vmm", memory.host_thread, (host.mm,)),
+        ],
+        {**ONE_GFN, "written_gfns": 0, "host_thread": True, "defers_flushes": True},
+    ),
+    Scenario(
         "migrate_dma",
         "Compaction moves a page to which a device writes.",
         "1 vCPU that reads, 1 gfn, 2 pages, any number of migrations, and of pins",
