@@ -1,12 +1,13 @@
 """Prices by hand arithmetic: break-even, intervals, what can turn an answer round."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmuwitness.simulate.meters import DO_NOTHING, EXITS, METERS
+from mmuwitness.simulate.meters import DO_NOTHING, EXITS, METERS, quantile, stall, stalls
 from mmuwitness.simulate.paired import interval, t_quantile
 from mmuwitness.simulate.price import BreakEven, Pays, Study, cpu_ns, solve, stall_ns
 from tests.simulate.made_runs import COPY, COSTS, SWAP, WALK, run, table
@@ -223,3 +224,12 @@ def test_refuses_what_does_not_compare() -> None:
         Study([run("a")], COSTS, "c")
     with pytest.raises(ValueError, match="no seed in common"):
         Study([run("a", 1), run("b", 2)], COSTS).compare("b")
+
+
+def test_quantiles_of_stalls() -> None:
+    """Ten below 1,024 ns, one below 4,096: of nine in ten the first is true, of all the second."""
+    counters = {stall(10): 10, stall(12): 1}
+    found = stalls([replace(run("a"), counters=counters)])
+    assert found == [(1024, 10), (4096, 1)]
+    assert [quantile(found, share) for share in (0.5, 0.9, 0.99, 1.0)] == [1024, 1024, 4096, 4096]
+    assert quantile([], 0.5) == 0

@@ -11,7 +11,14 @@ from collections.abc import Callable, Sequence
 from mmuwitness.report.simulate_words import answer, ns, number, plus_minus, signed
 from mmuwitness.report.text import wrap
 from mmuwitness.simulate.cost import Spread
-from mmuwitness.simulate.meters import METERS, PAGE_BYTES, Meter, exit_reasons
+from mmuwitness.simulate.meters import (
+    METERS,
+    PAGE_BYTES,
+    Meter,
+    exit_reasons,
+    quantile,
+    stalls,
+)
 from mmuwitness.simulate.price import Comparison, Study
 from mmuwitness.simulate.trace_costs import TraceCosts
 
@@ -102,7 +109,19 @@ def price(study: Study, designs: Sequence[str]) -> Rows:
         ("  by the costs", [ends(each) for each in cpu]),
         ("guest time lost, s", [number(each.typical) for each in stall]),
         ("  by the costs", [ends(each) for each in stall]),
+        *stall_times(study, designs),
         ("memory saved, MiB", [number(each) for each in memory]),
+    ]
+
+
+def stall_times(study: Study, designs: Sequence[str]) -> Rows:
+    """How long an access waits that is not let at once, if some were."""
+    found = [stalls([run for run in study.runs if run.design == name]) for name in designs]
+    if not any(found):
+        return []
+    return [
+        (f"  {words} below, us", [number(quantile(each, share) / 1e3) for each in found])
+        for words, share in (("half", 0.5), ("99 %", 0.99), ("longest", 1.0))
     ]
 
 

@@ -30,7 +30,8 @@ from mmuwitness.simulate.records import (
 )
 
 SOURCES = (
-    *("simulate/engine_core.py", "simulate/records.py", "simulate/lower.py", "simulate/arrays.py"),
+    *("simulate/engine_core.py", "simulate/engine_touch.py", "simulate/records.py"),
+    *("simulate/lower.py", "simulate/arrays.py"),
     "process/lower.py",
 )
 

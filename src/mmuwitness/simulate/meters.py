@@ -12,6 +12,8 @@ simulator's own:
     window empty               invalidate_range_start() that zapped nothing
     spte zapped                SPTEs that were present
     flush ipi                  vCPUs that a flush interrupted in the guest: an exit, too
+    stall below N ns           accesses that a guest had to wait for, less than that and not less
+                               than half of it: a distribution
     guest touches              accesses of guests
     ksm read again             exits of reads that came to a merged page
     ksm unmerged               KSM pages that a write, or MADV_UNMERGEABLE, took a mapping from
@@ -58,6 +60,27 @@ class Run:
     def cpu_total_ns(self) -> int:
         """CPU time of all tasks."""
         return sum(self.cpu_ns.values())
+
+
+def stall(bits: int) -> str:
+    """The counter of stalls whose ns have so many bits."""
+    return f"stall below {1 << bits} ns"
+
+
+def stalls(runs: Sequence[Run]) -> list[tuple[int, int]]:
+    """The distribution of stalls over some runs: ns that each is below, and how many."""
+    counted = ((1 << bits, sum(run.count(stall(bits)) for run in runs)) for bits in range(64))
+    return [(below, count) for below, count in counted if count]
+
+
+def quantile(distribution: Sequence[tuple[int, int]], share: float) -> int:
+    """ns that this share of all stalls is below; a power of two.  0: there were none."""
+    left = share * sum(count for _, count in distribution)
+    for below, count in distribution:
+        left -= count
+        if left <= 0:
+            return below
+    return 0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmuwitness.simulate.designs import Design, Kernel
 from mmuwitness.simulate.engine import Engine
-from mmuwitness.simulate.meters import Run, Value
+from mmuwitness.simulate.meters import Run, Value, stall
 from mmuwitness.simulate.program import ManyProgram
 from mmuwitness.simulate.records import Came, Kind
 from mmuwitness.simulate.workloads import WORKLOADS
@@ -95,6 +95,7 @@ def counters(engine: Engine, workload: Workload) -> dict[str, int]:
         FLUSH_IPI: int(vcpus["kicked"].sum()),
         "ksm read again": int(vcpus["read_merged"].sum()),
     }
+    found |= {stall(bits): int(count) for bits, count in enumerate(engine.stalls.sum(0)) if count}
     found |= {name: int(value) for name, value in workload.gauges().items()}
     return found | workload.derived(found)
 
