@@ -70,7 +70,9 @@ def test_pinned_programs_up_to_symmetry(
     assert numbers(list(violated)) == entry.get("violated", "")
     assert " ".join(reached) == entry.get("reached", "")
     assert not deadlock
-    assert found.result.states <= entry["states"]
+    # Any free page may be handed out, where the other program hands out the lowest: that can be a
+    # state or two more where there is little to exchange (exit_reclaim: 107 and 106).
+    assert found.result.states <= 1.02 * entry["states"]
 
 
 @pytest.mark.parametrize(

@@ -482,7 +482,7 @@ HAPPENS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "vm_lifetime": (never_none, never_replaced, never_unregistered, never_left_in_a_window),
     "vm_beside": (never_none, never_unregistered_second, never_in_both),
     "two_vms": (never_none, never_replaced, never_in_both),
-    "two_vms_ksm": (*MERGES, never_in_both),
+    "two_vms_ksm": (never_merged, never_shared, never_of_its_own, never_replaced, never_in_both),
     "two_vms_cow": (never_of_its_own, never_in_both, never_told_apart),
     "oom_reap": (never_reaped,),
     "oom_hmm": (never_reaped, *BY_DEVICE),
