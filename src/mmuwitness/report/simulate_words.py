@@ -32,8 +32,15 @@ def alone(study: Study) -> str:
 
 def about(found: Comparison) -> str:
     """What this design saves, what that is worth here, and where it pays."""
-    said = [f"{found.design} {exits(found)},", worth(found), where(found), stall(found)]
-    return " ".join([*said, *memory(found)])
+    said = [f"{found.design} {exits(found)},", worth(found), where(found), *turned_by(found)]
+    return " ".join([*said, stall(found), *memory(found)])
+
+
+def turned_by(found: Comparison) -> list[str]:
+    """Where it pays is said of the price of an exit: another one may matter more."""
+    turns = [each.name.rpartition(".")[2] for each in found.sensitivities if each.flips]
+    others = [name for name in turns if name != EXITS.rpartition(".")[2]]
+    return [f"The cost of {' or '.join(others[:3])} can turn that round."] if others else []
 
 
 def exits(found: Comparison) -> str:
@@ -47,8 +54,10 @@ def exits(found: Comparison) -> str:
     if found.exits.half is None:
         return f"{text} (one seed, no interval)"
     half = found.exits.half * abs(count / mean)
-    perhaps = "" if found.exits.sign_is_sure else ", so perhaps none"
-    return f"{text} (95 %: {number(abs(count) - half)} to {number(abs(count) + half)}{perhaps})"
+    if not found.exits.sign_is_sure:
+        low, high = number(count - half), number(count + half)
+        return f"makes no sure difference in exits (95 %: {low} to {high} per {words})"
+    return f"{text} (95 %: {number(abs(count) - half)} to {number(abs(count) + half)})"
 
 
 def worth(found: Comparison) -> str:
@@ -62,7 +71,8 @@ def worth(found: Comparison) -> str:
     if seconds.mean < 0:
         low, high = (percent(-each / found.guest_seconds) for each in (costs.high, costs.low))
         by_costs = f"({low} to {high} by the costs)"
-        word = "worth" if found.exits.mean < 0 else "but saves"
+        unsure = found.exits.half and not found.exits.sign_is_sure
+        word = "worth" if found.exits.mean < 0 and not unsure else "but saves"
         return f"{word} {share} % of one CPU here {by_costs}."
     word = "but takes" if found.exits.mean < 0 else "and takes"
     return f"{word} {share} % more of one CPU here {by_costs}."
